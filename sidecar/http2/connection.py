@@ -1,0 +1,984 @@
+"""One HTTP/2 connection, either role: bytes in, method calls out; bytes out through a list (RFC 9113).
+
+Rules of this file
+- No socket, no clock, no log, no gRPC. Time comes in with each `receive`; `wake` asks the owner to write `out`.
+- A peer's mistake is a `ConnectionFault`, caught in `receive` alone, or a stream reset. No exception leaves `receive`.
+- Whatever a peer can repeat for free costs it `patience`; when that is used up the connection ends with ENHANCE_YOUR_CALM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sidecar.http2 import frames
+from sidecar.http2.errors import CONNECTION_LOST, MALFORMED, NOT_PROCESSED, ConnectionFault, ErrorCode, LocalError
+from sidecar.http2.flow import WindowGrowth
+from sidecar.http2.frames import unpack_header, unpack_long, unpack_setting
+from sidecar.http2.hpack import Decoder, Field, HeaderListTooLarge, HpackError
+from sidecar.http2.stream import Stream
+
+# RFC 9113 §8.2.2: fields that belong to one hop of HTTP/1.1 make a message malformed.
+_CONNECTION_SPECIFIC = frozenset({b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"})
+_REQUEST_PSEUDO = frozenset({b":method", b":scheme", b":authority", b":path"})
+_RESPONSE_PSEUDO = frozenset({b":status"})
+_SUSPECT = _CONNECTION_SPECIFIC | {b"te", b"content-length"}
+
+_RESET_IDS_KEPT = 1024
+_BLOCKS_KEPT = 128
+_LONGEST_KEPT_BLOCK = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a peer may use of us. Sizes in bytes."""
+
+    max_concurrent_streams: int = 1000
+    max_header_list: int = 16 * 1024
+    max_frame: int = 64 * 1024
+    stream_window: int = 256 * 1024
+    stream_window_cap: int = 1024 * 1024
+    held: int = 64 * 1024 * 1024
+    """Received and not yet consumed, over all streams; beyond it the connection window closes too."""
+    patience: float = 1000.0
+    """Free frames (PING, SETTINGS, empty DATA, resets …) in a row before ENHANCE_YOUR_CALM."""
+    resets_per_second: float = 1000.0
+    """Sustained rate of streams that the peer resets before any answer (CVE-2023-44487)."""
+
+
+class HeaderBlock:
+    """A decoded header list. `index` maps each name to its last value; `note` is a place for the receiver's own findings.
+
+    Blocks that a peer repeats byte for byte are the same object, so a finding is made once.
+    """
+
+    __slots__ = ("fields", "index", "note", "size")
+
+    def __init__(self, fields: tuple[Field, ...], size: int) -> None:
+        self.fields = fields
+        self.index = {field[0]: field[1] for field in fields}
+        self.note: object | None = None
+        self.size = size
+
+
+class Connection:
+    """The protocol state of one connection. `accept` makes it a server, its absence a client."""
+
+    __slots__ = (
+        "_block_parts",
+        "_block_size",
+        "_decoder",
+        "_goaway_limit",
+        "_growth",
+        "_known_blocks",
+        "_last_peer_id",
+        "_limits",
+        "_next_id",
+        "_on_ping",
+        "_patience",
+        "_patience_at",
+        "_peer_max_streams",
+        "_preface_left",
+        "_recv_window",
+        "_reset_budget",
+        "_reset_budget_at",
+        "_reset_ids",
+        "_seen_blocks",
+        "_settings_unacked",
+        "_table_acked",
+        "_starved",
+        "_table_update",
+        "_tail",
+        "_unacked",
+        "accept",
+        "backlog",
+        "blocked",
+        "closed",
+        "dirty",
+        "draining",
+        "fault",
+        "got_settings",
+        "is_server",
+        "now",
+        "on_closed",
+        "on_going_away",
+        "on_idle",
+        "on_settings",
+        "out",
+        "owner",
+        "peer_initial_window",
+        "peer_max_frame",
+        "send_window",
+        "stream_credit_at",
+        "stream_window",
+        "streams",
+        "wake",
+    )
+
+    def __init__(
+        self,
+        *,
+        accept: Callable[[Connection], Stream] | None,
+        wake: Callable[[], None],
+        limits: Limits | None = None,
+        decoder: Decoder | None = None,
+        owner: object = None,
+    ) -> None:
+        limits = limits or Limits()
+        self.is_server = accept is not None
+        self.accept = accept
+        self.wake = wake
+        self.owner = owner
+        # Called by us, set by the owner: all streams gone while draining · closed for good · peer sent GOAWAY · first SETTINGS.
+        self.on_idle: Callable[[], None] = _nothing
+        self.on_closed: Callable[[], None] = _nothing
+        self.on_going_away: Callable[[], None] = _nothing
+        self.on_settings: Callable[[], None] = _nothing
+        self._limits = limits
+        self._decoder = decoder or Decoder(max_list_size=limits.max_header_list)
+        # Output: everything that waits for the socket; `dirty` = `wake` has been called for it.
+        self.out: list[bytes | memoryview] = []
+        self.dirty = False
+        self.blocked = False
+        # Streams by id, and those with unsent DATA in the order in which they get their turn.
+        self.streams: dict[int, Stream] = {}
+        self.backlog: dict[Stream, None] = {}
+        self.now = 0.0
+        # The peer's side of the settings (RFC 9113 §6.5.2: initial values hold until its SETTINGS arrive).
+        self.peer_initial_window = frames.DEFAULT_WINDOW
+        self.peer_max_frame = frames.DEFAULT_MAX_FRAME
+        self._peer_max_streams = frames.LARGEST_STREAM_ID
+        self.send_window = frames.DEFAULT_WINDOW
+        self.got_settings = False
+        # Our side.
+        self.stream_window = limits.stream_window
+        self.stream_credit_at = limits.stream_window // 2
+        self._growth = WindowGrowth(limits.stream_window, limits.stream_window_cap)
+        self._recv_window = limits.stream_window * 4
+        self._unacked = 0
+        self._settings_unacked: list[int] = []
+        self._table_acked = False
+        self._table_update = False
+        self._starved = False
+        # Reading.
+        self._tail = b""
+        self._preface_left = frames.PREFACE if self.is_server else b""
+        self._block_parts: list[bytes] | None = None
+        self._block_size = 0
+        self._last_peer_id = 0
+        self._next_id = 1
+        self._goaway_limit = frames.LARGEST_STREAM_ID
+        self._reset_ids: dict[int, None] = {}
+        self._known_blocks: dict[bytes, HeaderBlock] = {}
+        self._seen_blocks: set[int] = set()
+        self._on_ping: dict[bytes, Callable[[], None]] = {}
+        # Abuse.
+        self._patience = limits.patience
+        self._patience_at = 0.0
+        self._reset_budget = limits.patience
+        self._reset_budget_at = 0.0
+        self.draining = False
+        self.closed = False
+        self.fault: ConnectionFault | None = None
+
+    # ── life ──
+
+    def start(self) -> None:
+        """Send our side of the preface (RFC 9113 §3.4)."""
+        limits = self._limits
+        values = {
+            # No dynamic table: after the acknowledgement every block can be read, and passed on, without state.
+            frames.HEADER_TABLE_SIZE: 0,
+            frames.INITIAL_WINDOW_SIZE: limits.stream_window,
+            frames.MAX_FRAME_SIZE: limits.max_frame,
+            frames.MAX_HEADER_LIST_SIZE: limits.max_header_list,
+        }
+        if self.is_server:
+            values[frames.MAX_CONCURRENT_STREAMS] = limits.max_concurrent_streams
+        else:
+            values[frames.ENABLE_PUSH] = 0
+            self.out.append(frames.PREFACE)
+        self.out.append(frames.settings(values))
+        self._settings_unacked.append(0)
+        self.out.append(frames.window_update(0, self._recv_window - frames.DEFAULT_WINDOW))
+        self._wake()
+
+    def drain(self) -> None:
+        """Server: take no new streams after a round trip; `on_idle` when the last one has ended (RFC 9113 §6.8)."""
+        if self.draining or self.closed:
+            return
+        self.draining = True
+        self.out.append(frames.goaway(frames.LARGEST_STREAM_ID, ErrorCode.NO_ERROR))
+        self.ping(b"goaway\0\0", self._finish_goaway)
+        self._wake()
+
+    def _finish_goaway(self) -> None:
+        if self.closed:
+            return
+        self._goaway_limit = self._last_peer_id
+        self.out.append(frames.goaway(self._last_peer_id, ErrorCode.NO_ERROR))
+        self._wake()
+        if not self.streams:
+            self.on_idle()
+
+    def ping(self, payload: bytes, answered: Callable[[], None]) -> None:
+        """Send PING with 8 bytes of `payload`; `answered` is called when it comes back. One at a time per payload."""
+        if payload in self._on_ping or self.closed:
+            return
+        self._on_ping[payload] = answered
+        self.out.append(frames.ping(payload, ack=False))
+        self._wake()
+
+    def close(self, code: ErrorCode = ErrorCode.NO_ERROR, reason: str = "") -> None:
+        """End at once: GOAWAY, every open stream is told CONNECTION_LOST."""
+        if self.closed:
+            return
+        self.out.append(frames.goaway(self._last_peer_id, code, reason.encode("ascii", "replace")[:200]))
+        self._wake()
+        self.lost()
+
+    def lost(self) -> None:
+        """The transport is gone, or is to go after `out` was written."""
+        if self.closed:
+            return
+        self.closed = True
+        streams = list(self.streams.values())
+        self.streams.clear()
+        self.backlog.clear()
+        self._on_ping.clear()
+        for stream in streams:
+            stream.pending = None
+            stream.on_reset(CONNECTION_LOST)
+        self.on_closed()
+
+    def unblock(self) -> None:
+        """The transport takes bytes again."""
+        self.blocked = False
+        self.pump()
+
+    # ── sending, used by Stream ──
+
+    @property
+    def is_open(self) -> bool:
+        """May `open` be called?"""
+        return (
+            self.got_settings
+            and not self.closed
+            and not self.draining
+            and len(self.streams) < self._peer_max_streams
+            and self._next_id < frames.LARGEST_STREAM_ID
+        )
+
+    @property
+    def is_spent(self) -> bool:
+        """True = this connection will never take a new stream again."""
+        return self.closed or self.draining or self._next_id >= frames.LARGEST_STREAM_ID
+
+    def open(self, stream: Stream) -> None:
+        """Client: give `stream` the next id. Raises LocalError unless `is_open`."""
+        if not self.is_open:
+            raise LocalError("the connection takes no new stream now")
+        stream_id = self._next_id
+        self._next_id = stream_id + 2
+        stream.attach(self, stream_id)
+        self.streams[stream_id] = stream
+
+    def write_headers(self, stream_id: int, block: bytes, end_stream: bool) -> None:  # noqa: FBT001
+        if self._table_update:
+            # RFC 7541 §4.2: the peer changed its limit and must hear our size first. We use no table at all.
+            self._table_update = False
+            block = b"\x20" + block
+        self.out.append(frames.headers(stream_id, block, end_stream=end_stream, max_frame=self.peer_max_frame))
+        if not self.dirty:
+            self.dirty = True
+            self.wake()
+
+    def write_window_update(self, stream_id: int, increment: int) -> None:
+        self.out.append(frames.window_update(stream_id, increment))
+        self._wake()
+        if self._starved and stream_id:
+            self._credit_connection()
+
+    def reset_stream(self, stream: Stream, code: int) -> None:
+        stream_id = stream.stream_id
+        if self.streams.pop(stream_id, None) is None:
+            return
+        stream.local_closed = stream.remote_closed = True
+        if stream.pending is not None:
+            stream.pending = None
+            self.backlog.pop(stream, None)
+        # Frames that were under way when we reset are ignored, not a fault (RFC 9113 §5.1, "closed").
+        reset_ids = self._reset_ids
+        reset_ids[stream_id] = None
+        if len(reset_ids) > _RESET_IDS_KEPT:
+            del reset_ids[next(iter(reset_ids))]
+        self.out.append(frames.rst_stream(stream_id, code))
+        self._wake()
+        if self._starved:
+            self._credit_connection()
+        if self.draining and not self.streams:
+            self.on_idle()
+
+    def forget(self, stream: Stream) -> None:
+        """Both sides have ended."""
+        self.streams.pop(stream.stream_id, None)
+        if self._starved:
+            self._credit_connection()
+        if self.draining and not self.streams and not self.closed:
+            self.on_idle()
+
+    def pump(self) -> None:
+        """Give each stream with unsent DATA one frame at a time, in turn, as far as the windows go."""
+        backlog = self.backlog
+        while backlog and self.send_window > 0 and not self.blocked:
+            moved = False
+            for stream in list(backlog):
+                if stream in backlog:
+                    moved = self._pump_frame(stream) or moved
+                if self.send_window <= 0 or self.blocked:
+                    break
+            if not moved:
+                return
+
+    def pump_one(self, stream: Stream) -> bool:
+        """Try to send what `send_data` has just queued; True = all of it, and nothing is left waiting."""
+        sent = 0
+        while stream.pending and not self.blocked:
+            size = self._pump_some(stream)
+            if size < 0:
+                break
+            sent += size
+        if stream.pending is None:
+            return True
+        if sent:
+            stream.on_drained(sent)
+        return False
+
+    def _pump_frame(self, stream: Stream) -> bool:
+        size = self._pump_some(stream)
+        if size > 0:
+            stream.on_drained(size)
+        # Round robin: whoever has had a turn goes to the end.
+        if stream in self.backlog and size >= 0:
+            del self.backlog[stream]
+            self.backlog[stream] = None
+        return size >= 0
+
+    def _pump_some(self, stream: Stream) -> int:
+        """Send one DATA frame of the backlog of `stream`: its size, or -1 when a window is closed."""
+        pending = stream.pending
+        if not pending:
+            return -1
+        payload, end_stream = pending[0]
+        available = len(payload)
+        size = min(available, stream.send_window, self.send_window, self.peer_max_frame)
+        if available and size <= 0:
+            return -1
+        if size < available:
+            view = memoryview(payload)
+            pending[0] = (view[size:], end_stream)
+            payload, end_stream = view[:size], False
+        else:
+            pending.popleft()
+        stream.send_window -= size
+        self.send_window -= size
+        self.out.append(frames.header(size, frames.DATA, frames.END_STREAM if end_stream else 0, stream.stream_id))
+        self.out.append(payload)
+        self._wake()
+        if not pending:
+            stream.pending = None
+            self.backlog.pop(stream, None)
+            trailers = stream.pending_trailers
+            if end_stream:
+                stream.local_closed = True
+                if stream.remote_closed:
+                    self.forget(stream)
+            elif trailers is not None:
+                stream.pending_trailers = None
+                stream.send_headers(trailers, True)
+        return size
+
+    def _wake(self) -> None:
+        if not self.dirty:
+            self.dirty = True
+            self.wake()
+
+    # ── receiving ──
+
+    def receive(self, data: bytes, now: float) -> None:
+        """Take bytes that the peer sent at time `now` (monotonic seconds). Never raises on what a peer does."""
+        if self.closed:
+            return
+        self.now = now
+        if self._tail:
+            data = self._tail + data
+            self._tail = b""
+        try:
+            if self._preface_left:
+                data = self._read_preface(data)
+            self._read_frames(data)
+        except ConnectionFault as fault:
+            self.fault = fault
+            self.close(fault.code, fault.reason)
+            return
+        if self._unacked * 2 >= self.stream_window * 4:
+            self._credit_connection()
+
+    def _read_preface(self, data: bytes) -> bytes:
+        left = self._preface_left
+        size = min(len(left), len(data))
+        if data[:size] != left[:size]:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "this is not an HTTP/2 client preface")
+        self._preface_left = left[size:]
+        return data[size:]
+
+    def _read_frames(self, data: bytes) -> None:
+        """Find the frames in `data`, keep an unfinished one for the next time. DATA is handled here: the hot path."""
+        position, end = 0, len(data)
+        streams = self.streams
+        max_frame = self._limits.max_frame
+        while end - position >= 9:
+            high, low, kind, flags, stream_id = unpack_header(data, position)
+            length = high << 8 | low
+            if length > max_frame:
+                raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, f"a frame of {length} bytes, {max_frame} are allowed")
+            stop = position + 9 + length
+            if stop > end:
+                break
+            start = position + 9
+            position = stop
+            if not self.got_settings and kind != frames.SETTINGS:
+                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "the first frame must be SETTINGS")
+            if self._block_parts is not None and kind != frames.CONTINUATION:
+                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a header block was interrupted by another frame")
+            if kind == 0x0:
+                stream_id &= 0x7FFFFFFF
+                stream = streams.get(stream_id)
+                self._unacked += length
+                self._recv_window -= length
+                if self._recv_window < 0:
+                    raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "more DATA than the connection window allows")
+                if stream is None or stream.remote_closed:
+                    self._data_on_closed(stream_id, stream)
+                    continue
+                if not stream.got_headers:
+                    raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "DATA before HEADERS")
+                stream.recv_window -= length
+                if stream.recv_window < 0:
+                    self._peer_broke_stream(stream, ErrorCode.FLOW_CONTROL_ERROR)
+                    continue
+                if flags & 0x8:
+                    payload = self._unpad(data, start, stop)
+                    # Padding is consumed at once; it counts against windows but nobody owns it.
+                    stream.consume(length - len(payload))
+                else:
+                    payload = data[start:stop]
+                if self._growth.received(length):
+                    self.ping(b"bdpprobe", self._grow)
+                if stream.content_left >= 0 and not self._content_fits(stream, len(payload), flags & 0x1):
+                    continue
+                if flags & 0x1:
+                    stream.remote_closed = True
+                    stream.on_data(payload, True)
+                    if stream.local_closed:
+                        streams.pop(stream_id, None)
+                elif payload:
+                    stream.on_data(payload, False)
+                else:
+                    self._lose_patience(1, "empty DATA frames")
+            elif kind == 0x1:
+                self._read_headers(stream_id & 0x7FFFFFFF, flags, data, start, stop)
+            else:
+                self._read_other(kind, flags, stream_id & 0x7FFFFFFF, data[start:stop])
+            if self.closed:
+                return
+        if position < end:
+            self._tail = data[position:]
+
+    def _content_fits(self, stream: Stream, size: int, ends: int) -> bool:
+        """RFC 9113 §8.1.1: a content-length that differs from the sum of the DATA frames is malformed."""
+        stream.content_left -= size
+        if stream.content_left < 0 or (ends and stream.content_left):
+            self._peer_broke_stream(stream, ErrorCode.PROTOCOL_ERROR)
+            return False
+        return True
+
+    def _unpad(self, data: bytes, start: int, stop: int) -> bytes:
+        if start == stop:
+            raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "a padded frame without its pad length")
+        padding = data[start]
+        if start + 1 + padding > stop:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "padding longer than its frame")
+        return data[start + 1 : stop - padding]
+
+    def _data_on_closed(self, stream_id: int, stream: Stream | None) -> None:
+        if stream_id == 0 or self._is_idle(stream_id):
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"DATA on stream {stream_id}, which was never opened")
+        self._lose_patience(0.1, "DATA on streams that have ended")
+        if stream is not None:
+            self._peer_broke_stream(stream, ErrorCode.STREAM_CLOSED)
+        elif self.is_server and stream_id not in self._reset_ids:
+            self._refuse(stream_id, ErrorCode.STREAM_CLOSED)
+
+    def _is_idle(self, stream_id: int) -> bool:
+        ours = (stream_id & 1) != self.is_server
+        return stream_id >= self._next_id if ours else stream_id > self._last_peer_id
+
+    # ── header blocks ──
+
+    def _read_headers(self, stream_id: int, flags: int, data: bytes, start: int, stop: int) -> None:
+        if stream_id == 0:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "HEADERS on stream 0")
+        if flags & (frames.PADDED | frames.PRIORITY_FLAG):
+            block = self._unpad(data, start, stop) if flags & frames.PADDED else data[start:stop]
+            if flags & frames.PRIORITY_FLAG:
+                if len(block) < 5:
+                    raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "HEADERS shorter than its priority")
+                if unpack_long(block, 0)[0] & 0x7FFFFFFF == stream_id:
+                    raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a stream depends on itself")
+                block = block[5:]
+        else:
+            block = data[start:stop]
+        if flags & frames.END_HEADERS:
+            self._header_block(stream_id, block, flags & 0x1)
+        else:
+            self._block_parts = [stream_id.to_bytes(4, "big"), b"\1" if flags & 0x1 else b"", block]
+            self._block_size = len(block)
+
+    def _read_continuation(self, flags: int, stream_id: int, payload: bytes) -> None:
+        parts = self._block_parts
+        if parts is None or int.from_bytes(parts[0], "big") != stream_id:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "CONTINUATION without its HEADERS")
+        self._block_size += len(payload)
+        # CVE-2024-27316: a block is bounded before it is complete, in bytes and in frames.
+        if self._block_size > 4 * self._limits.max_header_list + 16_384 or len(parts) > 64:
+            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "a header block without end")
+        parts.append(payload)
+        if flags & frames.END_HEADERS:
+            self._block_parts = None
+            self._header_block(stream_id, b"".join(parts[2:]), len(parts[1]))
+
+    def _header_block(self, stream_id: int, block: bytes, end_stream: int) -> None:
+        stream = self.streams.get(stream_id)
+        known = self._known_blocks.get(block) if stream is not None else None
+        too_large = 0
+        if known is None:
+            try:
+                fields = self._decoder.decode(block)
+            except HpackError as error:
+                raise ConnectionFault(ErrorCode.COMPRESSION_ERROR, str(error)) from None
+            except HeaderListTooLarge as error:
+                fields, too_large = (), error.size
+            problem = self._decoder.malformed
+            headers = HeaderBlock(fields, len(block))
+        else:
+            headers, problem = known, None
+        if stream is None:
+            if self.is_server:
+                self._open_request(stream_id, headers, end_stream, problem, too_large)
+            else:
+                self._headers_on_closed(stream_id)
+            return
+        if stream.remote_closed:
+            self._peer_broke_stream(stream, ErrorCode.STREAM_CLOSED)
+        elif too_large:
+            stream.on_headers_too_large(too_large)
+        elif problem is not None:
+            self._peer_broke_stream(stream, ErrorCode.PROTOCOL_ERROR)
+        elif self.is_server or stream.got_headers:
+            self._read_trailers(stream, headers, end_stream)
+        else:
+            if known is None:
+                self._keep_block(block, headers)
+            self._read_response(stream, headers, end_stream)
+            return
+        if known is None and stream.remote_closed and not self.is_server:
+            self._keep_block(block, headers)
+
+    def _keep_block(self, block: bytes, headers: HeaderBlock) -> None:
+        """Remember a block that was seen twice: responses repeat theirs byte for byte, so they are understood once."""
+        if len(block) > _LONGEST_KEPT_BLOCK or not self._table_acked:
+            return
+        digest = hash(block)
+        if digest in self._seen_blocks:
+            if len(self._known_blocks) >= _BLOCKS_KEPT:
+                self._known_blocks.clear()
+            self._known_blocks[block] = headers
+        else:
+            if len(self._seen_blocks) >= 4 * _BLOCKS_KEPT:
+                self._seen_blocks.clear()
+            self._seen_blocks.add(digest)
+
+    def _headers_on_closed(self, stream_id: int) -> None:
+        if self._is_idle(stream_id):
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"HEADERS on stream {stream_id}, which was never opened")
+        self._lose_patience(0.1, "HEADERS on streams that have ended")
+        # An answer to a request that we reset was under way; only a server can be sure that nothing was.
+        if self.is_server and stream_id not in self._reset_ids:
+            raise ConnectionFault(ErrorCode.STREAM_CLOSED, f"HEADERS on stream {stream_id}, which has ended")
+
+    def _open_request(
+        self, stream_id: int, headers: HeaderBlock, end_stream: int, problem: bytes | None, too_large: int
+    ) -> None:
+        if not stream_id & 1:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a client opened an even stream id")
+        if stream_id <= self._last_peer_id:
+            self._headers_on_closed(stream_id)
+            return
+        self._last_peer_id = stream_id
+        if stream_id > self._goaway_limit:
+            # After our final GOAWAY: the peer knows that this was not processed.
+            return
+        if len(self.streams) >= self._limits.max_concurrent_streams:
+            self._lose_patience(1, "streams beyond the announced limit")
+            self._refuse(stream_id, ErrorCode.REFUSED_STREAM)
+            return
+        if problem is not None or (not too_large and request_problem(headers) is not None):
+            self._lose_patience(1, "malformed requests")
+            self._refuse(stream_id, ErrorCode.PROTOCOL_ERROR)
+            return
+        accept = self.accept
+        if accept is None:
+            raise LocalError("only a server takes requests")
+        stream = accept(self)
+        stream.attach(self, stream_id)
+        stream.got_headers = True
+        self.streams[stream_id] = stream
+        if end_stream:
+            stream.remote_closed = True
+        if too_large:
+            stream.on_headers_too_large(too_large)
+        elif (length := headers.index.get(b"content-length")) is not None and not self._note_length(
+            stream, length, end_stream
+        ):
+            self.streams.pop(stream_id, None)
+            self._lose_patience(1, "malformed requests")
+            self._refuse(stream_id, ErrorCode.PROTOCOL_ERROR)
+            return
+        else:
+            stream.on_headers(headers, bool(end_stream))
+        if end_stream and stream.local_closed:
+            self.forget(stream)
+
+    def _refuse(self, stream_id: int, code: ErrorCode) -> None:
+        self._reset_ids[stream_id] = None
+        if len(self._reset_ids) > _RESET_IDS_KEPT:
+            del self._reset_ids[next(iter(self._reset_ids))]
+        self.out.append(frames.rst_stream(stream_id, code))
+        self._wake()
+
+    def _note_length(self, stream: Stream, length: bytes, end_stream: int) -> bool:
+        if not length.isdigit() or len(length) > 18:
+            return False
+        stream.content_left = int(length)
+        return not (end_stream and stream.content_left)
+
+    def _read_response(self, stream: Stream, headers: HeaderBlock, end_stream: int) -> None:
+        status = headers.index.get(b":status")
+        if status is None or response_problem(headers) is not None:
+            self._peer_broke_stream(stream, ErrorCode.PROTOCOL_ERROR)
+            return
+        if status[:1] == b"1" and len(status) == 3:
+            # RFC 9113 §8.1: interim responses come before the final one and cannot end the stream.
+            if end_stream:
+                self._peer_broke_stream(stream, ErrorCode.PROTOCOL_ERROR)
+            self._lose_patience(1, "interim responses")
+            return
+        stream.got_headers = True
+        length = headers.index.get(b"content-length")
+        if length is not None and not self._note_length(stream, length, end_stream):
+            self._peer_broke_stream(stream, ErrorCode.PROTOCOL_ERROR)
+            return
+        if end_stream:
+            stream.remote_closed = True
+            stream.on_headers(headers, True)
+            if stream.local_closed:
+                self.forget(stream)
+        else:
+            stream.on_headers(headers, False)
+
+    def _read_trailers(self, stream: Stream, headers: HeaderBlock, end_stream: int) -> None:
+        if not end_stream or stream.content_left > 0 or any(field[0][:1] == b":" for field in headers.fields):
+            self._peer_broke_stream(stream, ErrorCode.PROTOCOL_ERROR)
+            return
+        stream.remote_closed = True
+        stream.on_trailers(headers)
+        if stream.local_closed:
+            self.forget(stream)
+
+    def _peer_broke_stream(self, stream: Stream, code: ErrorCode) -> None:
+        self._lose_patience(1, "broken streams")
+        if stream.stream_id in self.streams:
+            self.reset_stream(stream, code)
+            stream.on_reset(MALFORMED)
+
+    # ── the other frames ──
+
+    def _read_other(self, kind: int, flags: int, stream_id: int, payload: bytes) -> None:
+        if kind == frames.WINDOW_UPDATE:
+            self._read_window_update(stream_id, payload)
+        elif kind == frames.RST_STREAM:
+            self._read_rst_stream(stream_id, payload)
+        elif kind == frames.PING:
+            self._read_ping(flags, stream_id, payload)
+        elif kind == frames.SETTINGS:
+            self._read_settings(flags, stream_id, payload)
+        elif kind == frames.CONTINUATION:
+            self._read_continuation(flags, stream_id, payload)
+        elif kind == frames.GOAWAY:
+            self._read_goaway(stream_id, payload)
+        elif kind == frames.PRIORITY:
+            self._read_priority(stream_id, payload)
+        elif kind == frames.PUSH_PROMISE:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "PUSH_PROMISE was not allowed")
+        else:
+            # RFC 9113 §5.5: unknown types are ignored; not for free, though.
+            self._lose_patience(1, "frames of unknown type")
+
+    def _read_window_update(self, stream_id: int, payload: bytes) -> None:
+        if len(payload) != 4:
+            raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "WINDOW_UPDATE must have 4 bytes")
+        increment = unpack_long(payload, 0)[0] & 0x7FFFFFFF
+        if stream_id == 0:
+            if increment == 0:
+                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a window increment of 0")
+            self.send_window += increment
+            if self.send_window > frames.LARGEST_WINDOW:
+                raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "the connection window overflows")
+            if self.backlog:
+                self.pump()
+            return
+        stream = self.streams.get(stream_id)
+        if stream is None:
+            if self._is_idle(stream_id):
+                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE on a stream that was never opened")
+            self._lose_patience(0.1, "WINDOW_UPDATE on streams that have ended")
+            return
+        if increment == 0:
+            self._peer_broke_stream(stream, ErrorCode.PROTOCOL_ERROR)
+            return
+        stream.send_window += increment
+        if stream.send_window > frames.LARGEST_WINDOW:
+            self._peer_broke_stream(stream, ErrorCode.FLOW_CONTROL_ERROR)
+        elif stream.pending is not None:
+            self.pump()
+
+    def _read_rst_stream(self, stream_id: int, payload: bytes) -> None:
+        if len(payload) != 4:
+            raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "RST_STREAM must have 4 bytes")
+        if stream_id == 0 or self._is_idle(stream_id):
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"RST_STREAM on stream {stream_id}, which was never opened")
+        stream = self.streams.pop(stream_id, None)
+        if stream is None:
+            self._lose_patience(0.1, "RST_STREAM on streams that have ended")
+            return
+        if self.is_server:
+            self._spend_reset()
+        stream.remote_closed = stream.local_closed = True
+        if stream.pending is not None:
+            stream.pending = None
+            self.backlog.pop(stream, None)
+        stream.on_reset(unpack_long(payload, 0)[0])
+        if self.draining and not self.streams and not self.closed:
+            self.on_idle()
+
+    def _spend_reset(self) -> None:
+        """CVE-2023-44487: each reset stream has cost us work; a peer gets only so many per second."""
+        limits = self._limits
+        budget = self._reset_budget + (self.now - self._reset_budget_at) * limits.resets_per_second
+        self._reset_budget_at = self.now
+        self._reset_budget = min(budget, limits.patience) - 1
+        if self._reset_budget < 0:
+            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "streams are opened and reset too fast")
+
+    def _read_ping(self, flags: int, stream_id: int, payload: bytes) -> None:
+        if stream_id:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "PING on a stream")
+        if len(payload) != 8:
+            raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "PING must have 8 bytes")
+        if flags & frames.ACK:
+            answered = self._on_ping.pop(payload, None)
+            if answered is not None:
+                answered()
+            else:
+                self._lose_patience(1, "answers to PINGs that were never sent")
+            return
+        self._lose_patience(1, "PINGs")
+        self.out.append(frames.ping(payload, ack=True))
+        self._wake()
+
+    def _read_settings(self, flags: int, stream_id: int, payload: bytes) -> None:
+        if stream_id:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "SETTINGS on a stream")
+        if flags & frames.ACK:
+            self._read_settings_ack(payload)
+            return
+        if len(payload) % 6:
+            raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS must have a multiple of 6 bytes")
+        if self.got_settings:
+            self._lose_patience(1 + len(payload) // 60, "SETTINGS")
+        for offset in range(0, len(payload), 6):
+            self._apply_setting(*unpack_setting(payload, offset))
+        self.out.append(frames.SETTINGS_ACK)
+        self._wake()
+        if not self.got_settings:
+            self.got_settings = True
+            self.on_settings()
+        if self.backlog:
+            self.pump()
+
+    def _read_settings_ack(self, payload: bytes) -> None:
+        if payload:
+            raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "an acknowledgement of SETTINGS with a payload")
+        if not self.got_settings:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "the first frame must be SETTINGS")
+        if not self._settings_unacked:
+            self._lose_patience(1, "acknowledgements of SETTINGS that were never sent")
+            return
+        self._settings_unacked.pop()
+        if not self._table_acked:
+            self._table_acked = True
+            self._decoder.set_max_table_size(0)
+
+    def _apply_setting(self, key: int, value: int) -> None:
+        if key == frames.HEADER_TABLE_SIZE:
+            self._table_update = True
+        elif key == frames.INITIAL_WINDOW_SIZE:
+            if value > frames.LARGEST_WINDOW:
+                raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "SETTINGS_INITIAL_WINDOW_SIZE above 2^31-1")
+            # RFC 9113 §6.9.2: open streams move by the difference and may become negative.
+            change = value - self.peer_initial_window
+            self.peer_initial_window = value
+            for stream in self.streams.values():
+                stream.send_window += change
+                if stream.send_window > frames.LARGEST_WINDOW:
+                    raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "a stream window overflows")
+        elif key == frames.MAX_FRAME_SIZE:
+            if not frames.DEFAULT_MAX_FRAME <= value <= frames.LARGEST_MAX_FRAME:
+                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "SETTINGS_MAX_FRAME_SIZE out of its range")
+            self.peer_max_frame = value
+        elif key == frames.MAX_CONCURRENT_STREAMS:
+            self._peer_max_streams = value
+        elif key == frames.ENABLE_PUSH and (value > 1 or (value and not self.is_server)):
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "SETTINGS_ENABLE_PUSH must be 0 or 1")
+
+    def _read_goaway(self, stream_id: int, payload: bytes) -> None:
+        if stream_id:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "GOAWAY on a stream")
+        if len(payload) < 8:
+            raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "GOAWAY must have at least 8 bytes")
+        self._lose_patience(1, "GOAWAYs")
+        if self.is_server:
+            return
+        last_id = unpack_long(payload, 0)[0] & 0x7FFFFFFF
+        first = not self.draining
+        self.draining = True
+        for stream in [each for each in self.streams.values() if each.stream_id > last_id]:
+            self.streams.pop(stream.stream_id, None)
+            stream.pending = None
+            self.backlog.pop(stream, None)
+            stream.local_closed = stream.remote_closed = True
+            stream.on_reset(NOT_PROCESSED)
+        if first:
+            self.on_going_away()
+        if not self.streams and not self.closed:
+            self.on_idle()
+
+    def _read_priority(self, stream_id: int, payload: bytes) -> None:
+        if stream_id == 0:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "PRIORITY on stream 0")
+        if len(payload) != 5:
+            self._lose_patience(1, "PRIORITY")
+            stream = self.streams.get(stream_id)
+            if stream is not None:
+                self._peer_broke_stream(stream, ErrorCode.FRAME_SIZE_ERROR)
+                return
+            raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "PRIORITY must have 5 bytes")
+        if unpack_long(payload, 0)[0] & 0x7FFFFFFF == stream_id:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a stream depends on itself")
+        self._lose_patience(1, "PRIORITY")
+
+    # ── windows and patience ──
+
+    def _credit_connection(self) -> None:
+        # What streams hold is what their windows lack; a connection full of stalled streams gets no more.
+        window = self.stream_window
+        if len(self.streams) * window > self._limits.held:
+            held = sum(window - each.recv_window - each.unacked for each in self.streams.values())
+            if held > self._limits.held:
+                self._starved = True
+                return
+        self._starved = False
+        self._recv_window += self._unacked
+        self.write_window_update(0, self._unacked)
+        self._unacked = 0
+
+    def _grow(self) -> None:
+        growth = self._growth.answered()
+        if not growth:
+            return
+        self.stream_window += growth
+        self.stream_credit_at = self.stream_window // 2
+        for stream in self.streams.values():
+            stream.recv_window += growth
+        self._recv_window += growth * 4
+        self.out.append(frames.settings({frames.INITIAL_WINDOW_SIZE: self.stream_window}))
+        self._settings_unacked.append(0)
+        self.write_window_update(0, growth * 4)
+
+    def _lose_patience(self, cost: float, what: str) -> None:
+        limits = self._limits
+        # Comes back within 10 s of good behaviour, so a keepalive every second never runs out.
+        patience = self._patience + (self.now - self._patience_at) * limits.patience / 10
+        self._patience_at = self.now
+        self._patience = min(patience, limits.patience) - cost
+        if self._patience < 0:
+            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, f"too many {what}")
+
+
+def request_problem(headers: HeaderBlock) -> str | None:
+    """Why a request is malformed (RFC 9113 §8.2, §8.3.1), or None."""
+    index, fields = headers.index, headers.fields
+    if b":method" not in index or b":scheme" not in index or not index.get(b":path"):
+        return "a pseudo header is missing"
+    return _order_problem(fields, index, _REQUEST_PSEUDO)
+
+
+def response_problem(headers: HeaderBlock) -> str | None:
+    """Why a response is malformed (RFC 9113 §8.2, §8.3.2), or None."""
+    status = headers.index.get(b":status", b"")
+    if len(status) != 3 or not status.isdigit():
+        return "the status is not a number of three digits"
+    return _order_problem(headers.fields, headers.index, _RESPONSE_PSEUDO)
+
+
+def _order_problem(fields: tuple[Field, ...], index: dict[bytes, bytes], allowed: frozenset[bytes]) -> str | None:
+    count = 0
+    for field in fields:
+        name = field[0]
+        if name[0] != 0x3A:
+            break
+        if name not in allowed:
+            return "an unknown pseudo header"
+        count += 1
+    pseudo = 0
+    for name in index:
+        if name[0] == 0x3A:
+            pseudo += 1
+    if pseudo != count:
+        # Fewer names than fields: a duplicate; more: one stands behind a regular field.
+        return "a pseudo header twice, or after a regular one"
+    if len(index) != len(fields) and any(field[0][0] == 0x3A for field in fields[count:]):
+        return "a pseudo header twice, or after a regular one"
+    if not index.keys().isdisjoint(_SUSPECT):
+        if not index.keys().isdisjoint(_CONNECTION_SPECIFIC):
+            return "a connection-specific header"
+        if index.get(b"te", b"trailers") != b"trailers":
+            return "te other than trailers"
+        if b"content-length" in index and sum(field[0] == b"content-length" for field in fields) > 1:
+            return "content-length twice"
+    return None
+
+
+def _nothing() -> None:
+    """The callback of an owner that does not care."""

@@ -1,0 +1,88 @@
+"""The taxonomy of refusals: every reason, its status code, and whether repeating helps (the table of behaviour.md).
+
+One vocabulary: the name of a `Reason` is the `ErrorInfo.reason` a caller sees, the `reason` label of metrics, and the
+field `reason` of logs. A refusal is a value, not an exception: policies return it, `reply.py` turns it into bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from sidecar.grpc_wire.status import StatusCode
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sidecar.grpc_wire.details import Detail
+
+DOMAIN = "sidecar"
+
+
+class Reason(Enum):
+    """Why the sidecar answers by itself: (status code, may the caller repeat the RPC?)."""
+
+    IDENTITY_UNUSABLE = (StatusCode.UNAUTHENTICATED, False)
+    METHOD_UNKNOWN = (StatusCode.UNIMPLEMENTED, False)
+    NO_ROUTE = (StatusCode.UNAVAILABLE, False)
+    MALFORMED_REQUEST = (StatusCode.INTERNAL, False)
+    DEADLINE = (StatusCode.DEADLINE_EXCEEDED, False)
+    ROUTE_TIMEOUT = (StatusCode.DEADLINE_EXCEEDED, True)
+    TRY_TIMEOUT = (StatusCode.DEADLINE_EXCEEDED, True)
+    IDLE_TIMEOUT = (StatusCode.DEADLINE_EXCEEDED, True)
+    OVERLOADED = (StatusCode.UNAVAILABLE, True)
+    NO_HEALTHY_ENDPOINT = (StatusCode.UNAVAILABLE, True)
+    DRAINING = (StatusCode.UNAVAILABLE, True)
+    AGENT_NOT_READY = (StatusCode.UNAVAILABLE, True)
+    UPSTREAM_LOST = (StatusCode.UNAVAILABLE, True)
+    UPSTREAM_PROTOCOL = (StatusCode.INTERNAL, False)
+    MESSAGE_TOO_LARGE = (StatusCode.RESOURCE_EXHAUSTED, False)
+    METADATA_TOO_LARGE = (StatusCode.RESOURCE_EXHAUSTED, False)
+    DEFECT = (StatusCode.INTERNAL, False)
+
+    def __init__(self, code: StatusCode, repeatable: bool) -> None:  # noqa: FBT001 - an enum's value tuple
+        self.code = code
+        self.repeatable = repeatable
+
+    # Two reasons may share (code, repeatable); without this, Enum would make the second an alias of the first.
+    def __new__(cls, *_: object) -> Reason:
+        member = object.__new__(cls)
+        member._value_ = len(cls.__members__) + 1
+        return member
+
+    def reject(
+        self,
+        message: str,
+        *,
+        retry_after: float | None = None,
+        code: StatusCode | None = None,
+        details: tuple[Detail, ...] = (),
+        **metadata: object,
+    ) -> Rejection:
+        """A refusal for this reason.
+
+        `message` names the rule and the value that decided; `metadata` repeats every variable part of it (AIP-193).
+        `retry_after` (seconds) becomes RetryInfo and `grpc-retry-pushback-ms`. `code` overrides the reason's own
+        where it depends on the case (an HTTP status mapped by gRPC's table).
+        """
+        return Rejection(
+            self,
+            message,
+            self.code if code is None else code,
+            retry_after,
+            {key: str(value) for key, value in metadata.items()},
+            details,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """One refusal, complete: what the caller is told. `details` are further `google.rpc` messages (QuotaFailure …)."""
+
+    reason: Reason
+    message: str
+    code: StatusCode
+    retry_after: float | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    details: tuple[Detail, ...] = ()

@@ -1,0 +1,86 @@
+"""What a policy is given: time, chance, ids, metrics, log, state that outlives a reload, and a way to wait.
+
+One `Runtime` exists per process; `scoped` gives each route its view. Nothing in here is looked up per RPC.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Hashable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    import random
+
+    from sidecar.clock import Clock, Deadlines
+    from sidecar.telemetry.metrics import Metrics
+
+T = TypeVar("T")
+
+
+class KeptState:
+    """State that outlives the generation that made it, by key. What no generation asked for is dropped after a reload."""
+
+    def __init__(self) -> None:
+        self._values: dict[Hashable, object] = {}
+        self._asked: set[Hashable] = set()
+
+    def keep(self, key: Hashable, factory: Callable[[], T]) -> T:
+        """The value kept under `key`, made by `factory` the first time."""
+        self._asked.add(key)
+        if key not in self._values:
+            self._values[key] = factory()
+        value: Any = self._values[key]
+        return value
+
+    def sweep(self) -> None:
+        """A generation is complete: drop what it did not ask for."""
+        for key in self._values.keys() - self._asked:
+            del self._values[key]
+        self._asked.clear()
+
+
+class Tasks:
+    """The tasks of waiting hooks and of keyed executions that outlive their caller; each is held until it ends."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def spawn(self, coroutine: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
+        task = asyncio.get_running_loop().create_task(coroutine, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """The process as a policy sees it; `listener` and `route` say for whom it was scoped."""
+
+    clock: Clock
+    deadlines: Deadlines
+    random: random.Random
+    metrics: Metrics
+    log: logging.Logger
+    kept: KeptState = field(default_factory=KeptState)
+    tasks: Tasks = field(default_factory=Tasks)
+    listener: str = ""
+    route: str = ""
+    direction: str = ""
+
+    def scoped(self, *, listener: str, route: str, direction: str) -> Runtime:
+        """The same process, seen by one route."""
+        return replace(self, listener=listener, route=route, direction=direction)
+
+    def keep(self, key: Hashable, factory: Callable[[], T]) -> T:
+        """State that survives a reload (buckets, breakers, counts in flight); see `KeptState.keep`."""
+        return self.kept.keep(key, factory)
+
+    def spawn(self, coroutine: Coroutine[Any, Any, T], name: str = "policy") -> asyncio.Task[T]:
+        """Run `coroutine` beside the data path; it may outlive the call that started it."""
+        return self.tasks.spawn(coroutine, name)
