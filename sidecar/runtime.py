@@ -11,6 +11,8 @@ from collections.abc import Callable, Coroutine, Hashable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from sidecar.request_id import new_request_id
+
 if TYPE_CHECKING:
     import random
 
@@ -48,6 +50,14 @@ class Tasks:
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
 
+    def new_request_id(self) -> bytes:
+        return new_request_id(self.clock.wall(), self.random)
+
+    def defect(self, where: str, error: BaseException) -> None:
+        """An exception that should not be: counted, and logged with its text, which no caller sees."""
+        self.metrics.defects[where] += 1
+        self.log.error("defect", exc_info=error, extra={"where": where, "route": self.route})
+
     def spawn(self, coroutine: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
         task = asyncio.get_running_loop().create_task(coroutine, name=name)
         self._tasks.add(task)
@@ -80,6 +90,14 @@ class Runtime:
     def keep(self, key: Hashable, factory: Callable[[], T]) -> T:
         """State that survives a reload (buckets, breakers, counts in flight); see `KeptState.keep`."""
         return self.kept.keep(key, factory)
+
+    def new_request_id(self) -> bytes:
+        return new_request_id(self.clock.wall(), self.random)
+
+    def defect(self, where: str, error: BaseException) -> None:
+        """An exception that should not be: counted, and logged with its text, which no caller sees."""
+        self.metrics.defects[where] += 1
+        self.log.error("defect", exc_info=error, extra={"where": where, "route": self.route})
 
     def spawn(self, coroutine: Coroutine[Any, Any, T], name: str = "policy") -> asyncio.Task[T]:
         """Run `coroutine` beside the data path; it may outlive the call that started it."""

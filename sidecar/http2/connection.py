@@ -66,6 +66,7 @@ class Connection:
 
     __slots__ = (
         "_block_parts",
+        "_block_since",
         "_block_size",
         "_decoder",
         "_goaway_limit",
@@ -165,6 +166,7 @@ class Connection:
         self._preface_left = frames.PREFACE if self.is_server else b""
         self._block_parts: list[bytes] | None = None
         self._block_size = 0
+        self._block_since = 0.0
         self._last_peer_id = 0
         self._next_id = 1
         self._goaway_limit = frames.LARGEST_STREAM_ID
@@ -255,6 +257,10 @@ class Connection:
         """The transport takes bytes again."""
         self.blocked = False
         self.pump()
+
+    def unfinished_block_age(self, now: float) -> float | None:
+        """For how many seconds a header block has been under way, or None: a peer that trickles one is cut off."""
+        return None if self._block_parts is None else now - self._block_since
 
     # ── sending, used by Stream ──
 
@@ -544,6 +550,7 @@ class Connection:
         else:
             self._block_parts = [stream_id.to_bytes(4, "big"), b"\1" if flags & 0x1 else b"", block]
             self._block_size = len(block)
+            self._block_since = self.now
 
     def _read_continuation(self, flags: int, stream_id: int, payload: bytes) -> None:
         parts = self._block_parts

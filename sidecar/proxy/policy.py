@@ -75,6 +75,8 @@ class Policy(Generic[C]):
     config_model: ClassVar[type[Any]]
     always_on: ClassVar[bool] = False
     """In every plan, without a section in the configuration."""
+    before_start: bool = False
+    """With message hooks: the agent hears nothing before the first message has passed (or the caller half-closed)."""
 
     def __init__(self, config: C, runtime: Runtime) -> None:
         """Compile the configuration. Raises ValueError, naming the field, for what the model could not check."""

@@ -1,0 +1,1 @@
+"""Where calls go: clusters, their endpoints, and the connections to them."""

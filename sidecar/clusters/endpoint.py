@@ -1,0 +1,282 @@
+"""One address: its connections, the attempts that wait for one, and how it fares."""
+
+from __future__ import annotations
+
+import ssl
+from collections import deque
+from typing import TYPE_CHECKING
+
+from sidecar.clusters.upstream import UntrustedPeer, Upstream, plain_reason
+from sidecar.proxy.rejection import Reason, Rejection
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sidecar.clock import Timer
+    from sidecar.clusters.upstream import UpstreamOptions
+    from sidecar.http2.connection import Connection
+    from sidecar.proxy.attempt import Attempt
+    from sidecar.proxy.policy import Outcome
+    from sidecar.runtime import Runtime
+    from sidecar.transport.socket import Flusher
+
+_FIRST_BACKOFF = 0.1
+_BACKOFF_FACTOR = 1.6
+_LONGEST_BACKOFF = 5.0
+_JITTER = 0.2
+
+
+class Endpoint:
+    """One address of a cluster. It connects at once and reconnects by itself, with backoff, until it is closed."""
+
+    __slots__ = (
+        "_backoff",
+        "_changed",
+        "_closed",
+        "_connecting",
+        "_current",
+        "_flusher",
+        "_max_pending",
+        "_options",
+        "_runtime",
+        "_timer",
+        "_upstreams",
+        "_waiting",
+        "_wanted",
+        "address",
+        "cluster",
+        "in_flight",
+        "last_error",
+        "retry_at",
+    )
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        cluster: str,
+        runtime: Runtime,
+        flusher: Flusher,
+        options: UpstreamOptions,
+        connections: int,
+        max_pending: int,
+        changed: Callable[[], None],
+    ) -> None:
+        self.address = address
+        self.cluster = cluster
+        self.in_flight = 0
+        self.last_error: str | None = None
+        self.retry_at: float | None = None
+        self._runtime = runtime
+        self._flusher = flusher
+        self._options = options
+        self._wanted = connections
+        self._max_pending = max_pending
+        self._changed = changed
+        self._upstreams: list[Upstream] = []
+        self._current: Connection | None = None
+        self._connecting = 0
+        self._waiting: deque[Attempt] = deque()
+        self._backoff = 0.0
+        self._timer: Timer | None = None
+        self._closed = False
+
+    # ── the data path ──
+
+    @property
+    def is_ready(self) -> bool:
+        return self._current is not None
+
+    @property
+    def is_hopeful(self) -> bool:
+        """Not ready, but nothing has gone wrong yet: worth waiting for."""
+        return self._connecting > 0 and self.retry_at is None and self.last_error is None
+
+    def connection(self) -> Connection | None:
+        current = self._current
+        if current is not None and current.is_open:
+            return current
+        for upstream in self._upstreams:
+            candidate = upstream.connection
+            if upstream.ready and candidate is not None and candidate.is_open:
+                self._current = candidate
+                return candidate
+        return None
+
+    def enqueue(self, attempt: Attempt) -> Rejection | None:
+        """Wait for a connection, or for a stream to end where the peer's MAX_CONCURRENT_STREAMS is reached; bounded."""
+        if len(self._waiting) >= self._max_pending:
+            return Reason.OVERLOADED.reject(
+                f"{self._max_pending} RPCs wait for {self.address} already",
+                retry_after=0.1,
+                endpoint=self.address,
+                limit=self._max_pending,
+            )
+        self._waiting.append(attempt)
+        return None
+
+    def started(self, attempt: Attempt) -> None:
+        self.in_flight += 1
+
+    def finished(self, attempt: Attempt, outcome: Outcome) -> None:
+        self.in_flight -= 1
+        if self._waiting:
+            self._launch_waiting()
+
+    def _launch_waiting(self) -> None:
+        while self._waiting:
+            connection = self.connection()
+            if connection is None:
+                return
+            attempt = self._waiting.popleft()
+            if not attempt.over:
+                attempt.launch(connection)
+
+    def _refuse_waiting(self) -> None:
+        waiting, self._waiting = self._waiting, deque()
+        for attempt in waiting:
+            if not attempt.over:
+                attempt.over = True
+                attempt.call.reject(self.refusal(self._runtime.clock.monotonic()))
+
+    def refusal(self, now: float) -> Rejection:
+        """Why nothing can be sent here now."""
+        retry_after = None if self.retry_at is None else max(0.0, self.retry_at - now)
+        return Reason.UPSTREAM_LOST.reject(
+            f"cannot connect to {self.address}: {self.last_error or 'not connected yet'}",
+            retry_after=retry_after,
+            endpoint=self.address,
+            cause=self.last_error or "",
+        )
+
+    # ── connecting ──
+
+    def connect(self) -> None:
+        """See to it that as many connections as wanted exist or are on their way."""
+        self._timer = None
+        while not self._closed and self._connecting + self._alive() < self._wanted:
+            self._connecting += 1
+            self._runtime.spawn(self._connect(), f"connect {self.address}")
+
+    def _alive(self) -> int:
+        return sum(1 for each in self._upstreams if each.connection is not None and not each.connection.is_spent)
+
+    async def _connect(self) -> None:
+        upstream = Upstream(
+            self._runtime,
+            self._flusher,
+            self._options,
+            on_ready=self._ready,
+            on_spent=self._spent,
+            on_gone=self._gone,
+        )
+        self._upstreams.append(upstream)
+        try:
+            await upstream.connect(self.address)
+        except (OSError, ssl.SSLError, UntrustedPeer) as error:
+            self._connecting -= 1
+            if upstream in self._upstreams:
+                self._upstreams.remove(upstream)
+            self._failed(plain_reason(error))
+        else:
+            self._connecting -= 1
+            if self._closed:
+                upstream.close()
+
+    def _failed(self, reason: str) -> None:
+        if self._closed:
+            return
+        if reason != self.last_error:
+            self._runtime.log.warning(
+                "upstream unreachable", extra={"cluster": self.cluster, "endpoint": self.address, "cause": reason}
+            )
+        self.last_error = reason
+        self._backoff = min(max(self._backoff * _BACKOFF_FACTOR, _FIRST_BACKOFF), _LONGEST_BACKOFF)
+        delay = self._backoff * self._runtime.random.uniform(1 - _JITTER, 1 + _JITTER)
+        self.retry_at = self._runtime.clock.monotonic() + delay
+        if self._timer is None:
+            self._timer = self._runtime.clock.call_later(delay, self._retry)
+        self._changed()
+        if not self.is_ready:
+            self._refuse_waiting()
+
+    def _retry(self) -> None:
+        self._timer = None
+        self.connect()
+
+    def _ready(self, upstream: Upstream) -> None:
+        if self.last_error is not None:
+            self._runtime.log.info("upstream reachable", extra={"cluster": self.cluster, "endpoint": self.address})
+        self.last_error = None
+        self.retry_at = None
+        self._backoff = 0.0
+        self._current = upstream.connection
+        self._changed()
+        self._launch_waiting()
+
+    def _spent(self, upstream: Upstream) -> None:
+        """GOAWAY: streams there go on, new ones need another connection."""
+        self._forget_current(upstream)
+        self.connect()
+
+    def _gone(self, upstream: Upstream) -> None:
+        was_ready = upstream.connection is not None and upstream.connection.got_settings
+        if upstream in self._upstreams:
+            self._upstreams.remove(upstream)
+        self._forget_current(upstream)
+        if self._closed:
+            return
+        if was_ready:
+            self.connect()
+        else:
+            self._failed("the connection was closed before it was ready")
+
+    def _forget_current(self, upstream: Upstream) -> None:
+        if self._current is upstream.connection:
+            self._current = None
+            for other in self._upstreams:
+                if other.ready and other is not upstream:
+                    self._current = other.connection
+            self._changed()
+
+    def renew(self) -> None:
+        """New certificates or trust: dial anew, let the streams of the old connections finish."""
+        old, self._current = [each for each in self._upstreams if each.ready], self._current
+        if not old:
+            return
+        self._runtime.spawn(self._replace(old), f"renew {self.address}")
+
+    async def _replace(self, old: list[Upstream]) -> None:
+        upstream = Upstream(
+            self._runtime, self._flusher, self._options, on_ready=self._ready, on_spent=self._spent, on_gone=self._gone
+        )
+        self._upstreams.append(upstream)
+        try:
+            await upstream.connect(self.address)
+        except (OSError, ssl.SSLError, UntrustedPeer) as error:
+            if upstream in self._upstreams:
+                self._upstreams.remove(upstream)
+            self._runtime.log.warning(
+                "upstream connection not renewed, the old one stays",
+                extra={"cluster": self.cluster, "endpoint": self.address, "cause": plain_reason(error)},
+            )
+            return
+        for each in old:
+            each.drain()
+
+    def drain(self) -> None:
+        """No longer part of the cluster: finish what runs, connect no more."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self._refuse_waiting()
+        for upstream in list(self._upstreams):
+            upstream.drain()
+
+    def close(self) -> None:
+        """End at once."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        for upstream in list(self._upstreams):
+            upstream.close()

@@ -1,0 +1,1 @@
+"""Where calls come from: listeners, their two directions, and the facts of each connection."""

@@ -1,0 +1,453 @@
+"""One RPC, of whatever kind, as its caller sees it: from request headers to the end (steps 3 to 10 of ARCHITECTURE.md)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sidecar.grpc_wire import timeout as grpc_timeout
+from sidecar.grpc_wire.metadata import is_grpc_content_type
+from sidecar.grpc_wire.status import StatusCode
+from sidecar.http2.errors import ErrorCode
+from sidecar.http2.hpack import encode_field
+from sidecar.http2.stream import Stream
+from sidecar.proxy import chain, dispatch, relay, reply
+from sidecar.proxy.edge import passing
+from sidecar.proxy.policy import Origin, Outcome
+from sidecar.proxy.rejection import Reason, Rejection
+from sidecar.request_id import is_valid_request_id
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sidecar.clock import Expiring
+    from sidecar.http2.connection import HeaderBlock
+    from sidecar.http2.hpack import Field
+    from sidecar.proxy.attempt import Attempt, ResponseFacts
+    from sidecar.proxy.edge import Edge, Peer
+    from sidecar.proxy.plan import Plan
+    from sidecar.proxy.relay import MessagePipe
+    from sidecar.proxy.routing import Method
+
+_CONTENT_TYPES = frozenset({b"application/grpc", b"application/grpc+proto"})
+# Rewritten on the way, or replaced when they are not usable.
+_REWRITTEN = frozenset({b"grpc-timeout", b"grpc-previous-rpc-attempts"})
+_LINGER = 1.0
+"""Seconds that a caller has to end its side after the call has ended."""
+
+CANCELLED_BY_CALLER = Outcome(StatusCode.CANCELLED, "the caller went away", Origin.CALLER)
+
+
+class Call(Stream):
+    """A caller's stream. Policies read its attributes and use the methods under "for policies"."""
+
+    __slots__ = (
+        "active",
+        "attempt",
+        "attempts",
+        "bucket",
+        "bytes_in",
+        "bytes_out",
+        "deadline",
+        "deadline_is_ours",
+        "edge",
+        "ended",
+        "entered",
+        "fields",
+        "headers",
+        "held",
+        "held_end",
+        "idle",
+        "identity",
+        "method",
+        "notes",
+        "path",
+        "peek",
+        "peer",
+        "plan",
+        "request_id",
+        "request_left",
+        "request_messages",
+        "request_pipe",
+        "request_prefix",
+        "responded",
+        "response_left",
+        "response_messages",
+        "response_pipe",
+        "response_prefix",
+        "started",
+        "straight",
+        "waiting",
+    )
+
+    def __init__(self, peer: Peer) -> None:
+        self.peer = peer
+        self.edge: Edge = peer.edge
+        self.plan: Plan = self.edge.routes.unrouted
+        self.identity = peer.identity
+        self.attempt: Attempt | None = None
+        self.attempts = 0
+        self.bucket: set[Expiring] | None = None
+        self.entered = 0
+        self.ended = False
+        self.responded = False
+        # True while DATA goes straight on: an attempt runs, nothing is held, no policy wants messages.
+        self.straight = False
+        # The caller's DATA that has nowhere to go yet; bounded by the stream's window, as it is not consumed.
+        self.held: list[bytes] | None = None
+        self.held_end = False
+        self.deadline: float | None = None
+        self.deadline_is_ours = False
+        self.idle: float | None = None
+        self.waiting: Any = None
+        self.request_pipe: MessagePipe | None = None
+        self.response_pipe: MessagePipe | None = None
+        # Bytes of the current message still to come, per direction; -1: its five-byte prefix was cut, this is its beginning.
+        self.request_left = 0
+        self.response_left = 0
+        self.request_prefix = b""
+        self.response_prefix = b""
+        self.request_messages = 0
+        self.response_messages = 0
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self.notes: dict[str, Any] | None = None
+        self.path = ""
+        self.peek = False
+
+    # ── for policies ──
+
+    @property
+    def route(self) -> str:
+        return self.plan.route
+
+    @property
+    def authority(self) -> str:
+        return self.metadata_text(b":authority") or ""
+
+    @property
+    def request_id_text(self) -> str:
+        return self.request_id[1].decode("ascii")
+
+    def metadata(self, name: bytes) -> bytes | None:
+        """The last value of `name` as the caller sent it, or None."""
+        return self.headers.index.get(name)
+
+    def metadata_text(self, name: bytes) -> str | None:
+        value = self.headers.index.get(name)
+        return None if value is None else value.decode("latin-1")
+
+    def metadata_values(self, name: bytes) -> Iterator[bytes]:
+        """All values of `name`, in their order."""
+        return (field[1] for field in self.headers.fields if field[0] == name)
+
+    def set_metadata(self, name: bytes, value: bytes) -> None:
+        """What goes upstream: exactly one `name` with `value`."""
+        self.remove_metadata(name)
+        self.fields.append(encode_field(name, value))
+
+    def remove_metadata(self, name: bytes) -> None:
+        """What goes upstream: no `name`."""
+        self.fields = [field for field in self.fields if field[0] != name]
+
+    def note(self, policy: str, value: Any) -> None:
+        """Keep something of `policy` until the call ends."""
+        if self.notes is None:
+            self.notes = {}
+        self.notes[policy] = value
+
+    def limit_deadline(self, when: float) -> None:
+        """Shorten the deadline to `when` (monotonic seconds); a later one changes nothing (gRFC A31)."""
+        if self.deadline is None or when < self.deadline:
+            self.deadline = when
+            self.deadline_is_ours = True
+
+    def reject(self, rejection: Rejection) -> None:
+        """End the call with a status of ours, at any point of its life."""
+        if not self.ended:
+            if self.attempt is not None:
+                self.attempt.abandon()
+            reply.reject(self, rejection)
+
+    # ── step 3: request headers ──
+
+    def on_headers(self, headers: HeaderBlock, end_stream: bool) -> None:  # noqa: FBT001
+        self.started = self.active = self.connection.now
+        self.headers = headers
+        self.request_id = _NO_REQUEST_ID
+        try:
+            problem = self._begin(headers)
+            if problem is not None:
+                reply.reject(self, problem)
+        except Exception as error:  # noqa: BLE001 - a defect ends this call alone
+            self.on_defect("call", error)
+
+    def _begin(self, headers: HeaderBlock) -> Rejection | None:
+        index = headers.index
+        edge = self.edge
+        edge.routes.unrouted.active += 1
+        content_type = index.get(b"content-type", b"")
+        if index[b":method"] != b"POST" or not (content_type in _CONTENT_TYPES or is_grpc_content_type(content_type)):
+            reply.plain_http(self, index[b":method"])
+            return None
+        self._take_request_id(index.get(b"x-request-id"))
+        path = index[b":path"]
+        method = edge.routes.method(path)
+        if method is None:
+            return Reason.METHOD_UNKNOWN.reject("the path is not the name of a method, /package.Service/Method")
+        self.method: Method = method
+        self.path = method.path
+        plan = method.plan
+        if plan is None:
+            plan = method.match(index, self.plan)
+        if plan is not self.plan:
+            self.plan.active -= 1
+            plan.active += 1
+            self.plan = plan
+        problem = self._check(index)
+        if problem is not None:
+            return problem
+        self.fields = self._clean(headers)
+        if plan.cluster is None:
+            return no_route(self, closed=edge.routes.is_closed)
+        if edge.draining:
+            return draining()
+        # Step 5, in line: this loop is the fast path of every RPC (chain.py has the rest).
+        for hook in plan.on_request:
+            verdict = hook(self)
+            if verdict is not None:
+                chain.stopped(self, verdict)
+                return None
+            self.entered += 1
+        chain.admitted(self)
+        return None
+
+    def _check(self, index: dict[bytes, bytes]) -> Rejection | None:
+        refusal = self.peer.refusal(self.started)
+        if refusal is not None:
+            return refusal
+        value = index.get(b"grpc-timeout")
+        if value is not None:
+            try:
+                self.deadline = self.started + grpc_timeout.parse(value)
+            except ValueError as error:
+                return Reason.MALFORMED_REQUEST.reject(f"grpc-timeout: {error}")
+        if index.get(b"te") != b"trailers":
+            return Reason.MALFORMED_REQUEST.reject("the request lacks `te: trailers`; something between us is no gRPC peer")
+        return None
+
+    def _take_request_id(self, value: bytes | None) -> None:
+        if value is not None and is_valid_request_id(value):
+            self.request_id = (b"x-request-id", value, b"")
+        else:
+            self.request_id = encode_field(b"x-request-id", self.plan.runtime.new_request_id())
+
+    def _clean(self, headers: HeaderBlock) -> list[Field]:
+        fields = headers.fields
+        if self.edge.all_pass(headers.index.keys() - _REWRITTEN):
+            kept = [field for field in fields if field[0] not in _REWRITTEN]
+        else:
+            kept = [field for field in passing(fields) if field[0] not in _REWRITTEN]
+        if not self.request_id[2]:
+            # The caller's own, valid: it is among the fields; its encoding serves the answer as well.
+            self.request_id = next(field for field in fields if field[0] == b"x-request-id")
+        else:
+            kept = [field for field in kept if field[0] != b"x-request-id"]
+            kept.append(self.request_id)
+        return kept
+
+    def on_headers_too_large(self, size: int) -> None:
+        self.started = self.active = self.connection.now
+        self.headers = _NO_HEADERS
+        self.request_id = encode_field(b"x-request-id", self.plan.runtime.new_request_id())
+        self.plan.active += 1
+        reply.reject(self, Reason.METADATA_TOO_LARGE.reject(f"the request's metadata has {size} bytes", size=size))
+
+    # ── step 7: the caller's messages ──
+
+    def on_data(self, payload: bytes, end_stream: bool) -> None:  # noqa: FBT001
+        size = len(payload)
+        self.bytes_in += size
+        self.active = self.connection.now
+        if self.straight:
+            left = self.request_left
+            # The deliberate fast path: a frame that is one message, or lies within one.
+            if left == 0 and size >= 5 and int.from_bytes(payload[1:5], "big") + 5 == size <= self.plan.max_message:
+                self.request_messages += 1
+            elif size <= left:
+                self.request_left = left - size
+            elif not relay.count_request(self, payload):
+                return
+            attempt = self.attempt
+            if attempt is not None and attempt.send_data(payload, end_stream):
+                self.consume(size)
+        elif self.ended:
+            self.consume(size)
+        else:
+            try:
+                relay.request_data(self, payload, end_stream)
+            except Exception as error:  # noqa: BLE001
+                self.on_defect("relay", error)
+
+    def on_trailers(self, headers: HeaderBlock) -> None:
+        """gRPC has no request trailers; their end of the stream counts, their fields do not."""
+        self.on_data(b"", True)
+
+    def on_drained(self, size: int) -> None:
+        if self.response_pipe is not None:
+            self.response_pipe.settle()
+            return
+        attempt = self.attempt
+        if attempt is not None and not attempt.remote_closed:
+            attempt.consume(size)
+
+    # ── step 9: the answer ──
+
+    def start_response(self, facts: ResponseFacts) -> None:
+        """Send initial metadata on as it came."""
+        hooks = self.plan.on_response_headers
+        self.responded = True
+        if hooks:
+            fields = list(facts.fields)
+            for hook in hooks:
+                hook(self, fields)
+            block = b"".join([field[2] for field in fields])
+        else:
+            block = facts.block
+        if not facts.has_request_id:
+            block += self.request_id[2]
+        self.send_headers(block)
+
+    def finish(self, facts: ResponseFacts) -> None:
+        """The agent's status, in trailers or as Trailers-Only; hooks may look, change, or wait."""
+        if self.plan.on_trailers:
+            chain.trailers(self, facts)
+        else:
+            self.send_end(facts.block if self.responded or facts.has_request_id else facts.block + self.request_id[2])
+            self.end(facts.outcome)
+
+    def send_end(self, block: bytes) -> None:
+        """The last header block: trailers, or Trailers-Only when nothing was sent before."""
+        if self.responded:
+            self.send_trailers(block)
+        else:
+            self.responded = True
+            self.send_headers(block, True)
+
+    # ── step 10: the end ──
+
+    def end(self, outcome: Outcome) -> None:
+        """Once, however the call ended: unwind in reverse, leave no timer and no task."""
+        if self.ended:
+            return
+        self.ended = True
+        self.straight = False
+        self.held = None
+        self.plan.active -= 1
+        if self.bucket is not None:
+            self.bucket.discard(self)
+            self.bucket = None
+        if self.waiting is not None:
+            self.waiting.cancel()
+            self.waiting = None
+        for hook in self.plan.unwind[self.entered]:
+            try:
+                hook(self, outcome)
+            except Exception as error:  # noqa: BLE001 - an observer must not keep the others from seeing the end
+                self.plan.runtime.defect("on_end", error)
+        self.attempt = None
+        self.request_pipe = self.response_pipe = None
+        if not self.remote_closed:
+            self.bucket = self.plan.runtime.deadlines.add(self.connection.now + _LINGER, self.connection.now, self)
+
+    def on_reset(self, code: int) -> None:
+        if self.bucket is not None:
+            self.bucket.discard(self)
+            self.bucket = None
+        if self.ended:
+            return
+        if self.attempt is not None:
+            self.attempt.abandon()
+        self.end(CANCELLED_BY_CALLER)
+        if self.bucket is not None:
+            self.bucket.discard(self)
+            self.bucket = None
+
+    def on_deadline(self, now: float) -> None:
+        self.bucket = None
+        if self.ended:
+            # The caller never ended its side: it has had its answer (RFC 9113 §8.1, NO_ERROR).
+            self.reset(ErrorCode.NO_ERROR)
+            return
+        if self.deadline is not None and now >= self.deadline:
+            self.reject(deadline_passed(self))
+        elif self.idle is not None and now - self.active >= self.idle:
+            self.reject(idle_too_long(self))
+        else:
+            self.watch_time(now)
+
+    def watch_time(self, now: float) -> None:
+        """Enter the bucket of whatever limit comes first."""
+        when = self.deadline
+        if self.idle is not None and (when is None or self.active + self.idle < when):
+            when = self.active + self.idle
+        if when is not None:
+            self.bucket = self.plan.runtime.deadlines.add(when, now, self)
+
+    def on_defect(self, where: str, error: Exception) -> None:
+        """An exception that should not be: fail closed, say nothing of it to the caller."""
+        self.plan.runtime.defect(where, error)
+        self.reject(Reason.DEFECT.reject("the sidecar failed internally; its log has the request id"))
+        if not self.ended:
+            self.reset(ErrorCode.INTERNAL_ERROR)
+            self.on_reset(ErrorCode.INTERNAL_ERROR)
+
+
+def no_route(call: Call, *, closed: bool) -> Rejection:
+    if closed:
+        return Reason.NO_ROUTE.reject(
+            f"no route of listener {call.edge.name} is for {call.path}",
+            code=StatusCode.UNIMPLEMENTED,
+            listener=call.edge.name,
+            method=call.path,
+        )
+    return Reason.NO_ROUTE.reject(
+        f"no route of listener {call.edge.name} matches {call.path}", listener=call.edge.name, method=call.path
+    )
+
+
+def draining() -> Rejection:
+    return Reason.DRAINING.reject("this sidecar is shutting down; another one may answer", retry_after=1.0)
+
+
+def deadline_passed(call: Call) -> Rejection:
+    assert call.deadline is not None  # noqa: S101 - on_deadline has looked
+    seconds = f"{call.deadline - call.started:.3f}"
+    if call.deadline_is_ours:
+        return Reason.ROUTE_TIMEOUT.reject(
+            f"route {call.route} allows {seconds} s", route=call.route, timeoutSeconds=seconds
+        )
+    return Reason.DEADLINE.reject(f"the caller's deadline of {seconds} s has passed", timeoutSeconds=seconds)
+
+
+def idle_too_long(call: Call) -> Rejection:
+    return Reason.IDLE_TIMEOUT.reject(
+        f"no message in either direction for {call.idle:g} s", route=call.route, idleSeconds=f"{call.idle:g}"
+    )
+
+
+class _Nothing:
+    """The headers of a call whose headers were not kept."""
+
+    __slots__ = ("fields", "index", "note", "size")
+
+    def __init__(self) -> None:
+        self.fields: tuple[Field, ...] = ()
+        self.index: dict[bytes, bytes] = {}
+        self.note = None
+        self.size = 0
+
+
+_NO_HEADERS: Any = _Nothing()
+_NO_REQUEST_ID: Field = (b"x-request-id", b"", b"")
+
+__all__ = ["CANCELLED_BY_CALLER", "Call", "dispatch"]

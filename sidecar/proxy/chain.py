@@ -1,0 +1,271 @@
+"""Runs the hooks of a plan, waits where one says so, and unwinds (steps 5, 9 and 10).
+
+Waiting is the only case that makes a task. The chain stops at the hook that waits, the direction is paused, because nothing
+is consumed meanwhile, and goes on where it stopped. If the call ends first, the task is cancelled.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+from sidecar.proxy import dispatch, relay, reply
+from sidecar.proxy.policy import Answer
+from sidecar.proxy.rejection import Rejection
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from sidecar.http2.hpack import Field
+    from sidecar.proxy.attempt import ResponseFacts
+    from sidecar.proxy.call import Call
+    from sidecar.proxy.policy import Verdict
+
+
+def stopped(call: Call, verdict: Verdict) -> None:
+    """The request hook at `call.entered` did not just pass: refuse, answer, or wait."""
+    if inspect.iscoroutine(verdict):
+        _wait(call, _admit_later(call, verdict))
+    else:
+        _settle_request(call, verdict)
+
+
+def admitted(call: Call) -> None:
+    """All request hooks have passed."""
+    plan = call.plan
+    call.watch_time(call.connection.now)
+    if plan.wants_request:
+        call.request_pipe = relay.MessagePipe(
+            call,
+            plan.on_request_message,
+            on_end=lambda: _request_ended(call),
+            send=lambda message: _send_to_agent(call, message),
+            is_clear=lambda: _is_agent_ready(call),
+            credit=call.consume,
+        )
+    if plan.wants_response:
+        call.response_pipe = relay.MessagePipe(
+            call,
+            plan.on_response_message,
+            on_end=lambda: None,
+            send=lambda message: _send_to_caller(call, message),
+            is_clear=lambda: call.pending is None,
+            credit=lambda size: _credit_agent(call, size),
+        )
+    if not plan.starts_late:
+        _start(call)
+    elif call.remote_closed and call.request_pipe is not None:
+        call.request_pipe.feed(b"", end=True)
+
+
+def message_stopped(
+    call: Call,
+    pipe: relay.MessagePipe,
+    verdict: Verdict,
+    hooks: tuple[Callable[[Call, bytes], Verdict], ...],
+    index: int,
+    message: bytes,
+) -> None:
+    """A message hook did not just pass."""
+    if inspect.iscoroutine(verdict):
+        _wait(call, _message_later(call, pipe, verdict, hooks, index, message))
+    else:
+        _settle_request(call, verdict)
+
+
+def trailers(call: Call, facts: ResponseFacts) -> None:
+    """The agent's status is here; the caller learns it after the hooks had their say."""
+    fields = list(facts.fields)
+    for i, hook in enumerate(call.plan.on_trailers):
+        verdict = hook(call, fields)
+        if verdict is not None:
+            if inspect.iscoroutine(verdict):
+                _wait(call, _trailers_later(call, facts, fields, verdict, i))
+            else:
+                _settle_request(call, verdict)
+            return
+    _finish(call, facts, fields)
+
+
+# ── waiting ──
+
+
+def _wait(call: Call, coroutine: Coroutine[Any, Any, None]) -> None:
+    call.waiting = call.plan.runtime.spawn(coroutine, f"call {call.path}")
+
+
+async def _admit_later(call: Call, pending: Verdict) -> None:
+    hooks = call.plan.on_request
+    try:
+        verdict = await _value(pending)
+        while verdict is None:
+            call.entered += 1
+            if call.entered == len(hooks):
+                break
+            verdict = await _value(hooks[call.entered](call))
+    except Exception as error:  # noqa: BLE001 - a defect ends this call alone
+        call.waiting = None
+        call.on_defect("on_request", error)
+        return
+    call.waiting = None
+    if call.ended:
+        return
+    try:
+        if verdict is None:
+            admitted(call)
+        else:
+            _settle_request(call, verdict)
+    except Exception as error:  # noqa: BLE001
+        call.on_defect("admitted", error)
+
+
+async def _message_later(
+    call: Call,
+    pipe: relay.MessagePipe,
+    pending: Verdict,
+    hooks: tuple[Callable[[Call, bytes], Verdict], ...],
+    index: int,
+    message: bytes,
+) -> None:
+    try:
+        verdict = await _value(pending)
+        while verdict is None or isinstance(verdict, bytes):
+            if verdict is not None:
+                message = verdict
+            index += 1
+            if index == len(hooks):
+                break
+            verdict = await _value(hooks[index](call, message))
+        call.waiting = None
+        if call.ended:
+            return
+        if verdict is None or isinstance(verdict, bytes):
+            pipe.passed(message)
+        else:
+            _settle_request(call, verdict)
+    except Exception as error:  # noqa: BLE001
+        call.waiting = None
+        call.on_defect("on_message", error)
+
+
+async def _trailers_later(
+    call: Call, facts: ResponseFacts, fields: list[Field], pending: Verdict, index: int
+) -> None:
+    hooks = call.plan.on_trailers
+    try:
+        verdict = await _value(pending)
+        while verdict is None and index + 1 < len(hooks):
+            index += 1
+            verdict = await _value(hooks[index](call, fields))
+        call.waiting = None
+        if call.ended:
+            return
+        if verdict is None:
+            _finish(call, facts, fields)
+        else:
+            _settle_request(call, verdict)
+    except Exception as error:  # noqa: BLE001
+        call.waiting = None
+        call.on_defect("on_trailers", error)
+
+
+async def _value(verdict: Verdict) -> Any:
+    return await verdict if inspect.iscoroutine(verdict) else verdict
+
+
+# ── going on ──
+
+
+def _settle_request(call: Call, verdict: Verdict) -> None:
+    if isinstance(verdict, Rejection):
+        call.reject(verdict)
+    elif isinstance(verdict, Answer):
+        if call.attempt is not None:
+            call.attempt.abandon()
+        reply.answer(call, verdict)
+    else:
+        raise TypeError(f"a hook of route {call.route} gave {type(verdict).__name__}, which is no verdict")
+
+
+def _finish(call: Call, facts: ResponseFacts, fields: list[Field]) -> None:
+    block = b"".join([field[2] for field in fields])
+    if not call.responded and not facts.has_request_id:
+        block += call.request_id[2]
+    call.send_end(block)
+    call.end(facts.outcome)
+
+
+def _start(call: Call) -> None:
+    if call.remote_closed and call.request_pipe is None:
+        call.held_end = True
+    dispatch.start(call)
+    if call.request_pipe is not None and call.remote_closed and not call.ended:
+        call.request_pipe.feed(b"", end=True)
+
+
+def _send_to_agent(call: Call, message: bytes) -> None:
+    call.request_messages += 1
+    attempt = call.attempt
+    if attempt is not None and attempt.started:
+        attempt.send_data(message, False)
+        return
+    relay.hold(call, message, end=False)
+    if attempt is None:
+        # The route starts late: this is the first message that has passed.
+        dispatch.start(call)
+
+
+def _is_agent_ready(call: Call) -> bool:
+    attempt = call.attempt
+    return attempt is not None and attempt.started and attempt.pending is None
+
+
+def _send_to_caller(call: Call, message: bytes) -> None:
+    call.response_messages += 1
+    call.send_data(message, False)
+
+
+def _request_ended(call: Call) -> None:
+    hooks = call.plan.on_request_end
+    for i, hook in enumerate(hooks):
+        verdict = hook(call)
+        if verdict is not None:
+            if inspect.iscoroutine(verdict):
+                _wait(call, _end_later(call, verdict, i))
+            else:
+                _settle_request(call, verdict)
+            return
+    _half_close(call)
+
+
+async def _end_later(call: Call, pending: Verdict, index: int) -> None:
+    hooks = call.plan.on_request_end
+    try:
+        verdict = await _value(pending)
+        while verdict is None and index + 1 < len(hooks):
+            index += 1
+            verdict = await _value(hooks[index](call))
+        call.waiting = None
+        if call.ended:
+            return
+        if verdict is None:
+            _half_close(call)
+        else:
+            _settle_request(call, verdict)
+    except Exception as error:  # noqa: BLE001
+        call.waiting = None
+        call.on_defect("on_request_end", error)
+
+
+def _half_close(call: Call) -> None:
+    attempt = call.attempt
+    call.held_end = True
+    if attempt is None:
+        dispatch.start(call)
+    elif attempt.started and not attempt.local_closed:
+        attempt.send_data(b"", True)
+
+
+def _credit_agent(call: Call, size: int) -> None:
+    if call.attempt is not None and call.attempt.started:
+        call.attempt.consume(size)

@@ -1,0 +1,104 @@
+"""Answers that the sidecar gives itself: refusals and replays, as Trailers-Only or as trailers, and plain HTTP for others."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sidecar.grpc_wire.details import ErrorInfo, RetryInfo, encode_status
+from sidecar.grpc_wire.metadata import encode_binary, percent_encode
+from sidecar.grpc_wire.status import StatusCode
+from sidecar.http2.errors import ErrorCode
+from sidecar.http2.hpack import encode_field
+from sidecar.proxy.policy import Origin, Outcome
+from sidecar.proxy.rejection import DOMAIN
+
+if TYPE_CHECKING:
+    from sidecar.http2.hpack import Field
+    from sidecar.proxy.call import Call
+    from sidecar.proxy.policy import Answer
+    from sidecar.proxy.rejection import Rejection
+
+_OK = encode_field(b":status", b"200")
+_GRPC = encode_field(b"content-type", b"application/grpc")
+_ORIGIN = encode_field(b"x-sidecar-origin", b"sidecar")
+_OPENING = _OK[2] + _GRPC[2]
+
+
+def reject(call: Call, rejection: Rejection) -> None:
+    """End `call` with `rejection`: Trailers-Only, or trailers when initial metadata went out already."""
+    outcome = Outcome(rejection.code, rejection.message, Origin.SIDECAR, rejection.reason)
+    if call.pending is not None:
+        # The caller does not read; trailers would wait behind half a message. It learns of the end at once.
+        call.reset(ErrorCode.CANCEL)
+        call.end(outcome)
+        return
+    fields = status_fields(rejection)
+    block = b"".join([field[2] for field in fields])
+    if not call.responded:
+        block = _OPENING + block + call.request_id[2]
+    call.send_end(block)
+    call.end(outcome)
+
+
+def status_fields(rejection: Rejection) -> list[Field]:
+    """The trailer fields of a refusal: status, message, whose it is, when to come back, and the details (AIP-193)."""
+    code, message = rejection.code, rejection.message
+    details = [ErrorInfo(rejection.reason.name, DOMAIN, rejection.metadata), *rejection.details]
+    fields = [
+        encode_field(b"grpc-status", b"%d" % code),
+        encode_field(b"grpc-message", percent_encode(message)),
+        _ORIGIN,
+    ]
+    if rejection.retry_after is not None:
+        details.append(RetryInfo(rejection.retry_after))
+        # Rounded up: a caller that comes back a fraction early is refused again.
+        milliseconds = -int(-rejection.retry_after * 1000 // 1)
+        fields.append(encode_field(b"grpc-retry-pushback-ms", b"%d" % milliseconds))
+    fields.append(encode_field(b"grpc-status-details-bin", encode_binary(encode_status(code, message, details))))
+    return fields
+
+
+def answer(call: Call, recorded: Answer) -> None:
+    """Give a recorded response; it passes the response hooks of the policies that let this call pass."""
+    plan = call.plan
+    before = plan.positions["on_request"][call.entered] if call.entered < len(plan.on_request) else len(plan.policies)
+    headers = list(recorded.headers)
+    for position, hook in zip(plan.positions["on_response_headers"], plan.on_response_headers, strict=True):
+        if position < before:
+            hook(call, headers)
+    trailers = list(recorded.trailers)
+    code = StatusCode(int(next((field[1] for field in trailers if field[0] == b"grpc-status"), b"2")))
+    outcome = Outcome(code, "", Origin.AGENT)
+    if recorded.messages or headers:
+        call.responded = True
+        call.send_headers(b"".join([field[2] for field in headers]) + call.request_id[2])
+        if recorded.messages:
+            call.send_data(recorded.messages, False)
+        call.send_trailers(b"".join([field[2] for field in trailers]))
+    else:
+        call.send_end(_OPENING + b"".join([field[2] for field in trailers]) + call.request_id[2])
+    call.end(outcome)
+
+
+def plain_http(call: Call, method: bytes) -> None:
+    """What a browser or a misguided client gets: HTTP 405 for another method than POST, 415 for another content-type."""
+    if method == b"POST":
+        status, text, extra = b"415", b"This is a gRPC endpoint: content-type must be application/grpc.\n", b""
+    else:
+        status, text = b"405", b"This is a gRPC endpoint: the method must be POST.\n"
+        extra = encode_field(b"allow", b"POST")[2]
+    block = b"".join(
+        [
+            encode_field(b":status", status)[2],
+            encode_field(b"content-type", b"text/plain")[2],
+            encode_field(b"content-length", b"%d" % len(text))[2],
+            extra,
+        ]
+    )
+    call.responded = True
+    if method == b"HEAD":
+        call.send_headers(block, True)
+    else:
+        call.send_headers(block)
+        call.send_data(text, True)
+    call.end(Outcome(StatusCode.UNKNOWN, f"HTTP {status.decode()}", Origin.SIDECAR))
