@@ -10,7 +10,7 @@ from sidecar.grpc_wire.status import StatusCode
 from sidecar.http2.errors import ErrorCode
 from sidecar.http2.hpack import encode_field
 from sidecar.http2.stream import Stream
-from sidecar.proxy import chain, dispatch, relay, reply
+from sidecar.proxy import chain, relay, reply
 from sidecar.proxy.edge import passing
 from sidecar.proxy.policy import Origin, Outcome
 from sidecar.proxy.rejection import Reason, Rejection
@@ -112,6 +112,7 @@ class Call(Stream):
         self.bytes_out = 0
         self.notes: dict[str, Any] | None = None
         self.path = ""
+        self.method: Method | None = None
         self.peek = False
 
     # ── for policies ──
@@ -148,6 +149,11 @@ class Call(Stream):
     def remove_metadata(self, name: bytes) -> None:
         """What goes upstream: no `name`."""
         self.fields = [field for field in self.fields if field[0] != name]
+
+    @property
+    def is_known_method(self) -> bool:
+        """Does a route name this very method?"""
+        return self.method is not None and self.method.is_known
 
     def note(self, policy: str, value: Any) -> None:
         """Keep something of `policy` until the call ends."""
@@ -194,7 +200,7 @@ class Call(Stream):
         method = edge.routes.method(path)
         if method is None:
             return Reason.METHOD_UNKNOWN.reject("the path is not the name of a method, /package.Service/Method")
-        self.method: Method = method
+        self.method = method
         self.path = method.path
         plan = method.plan
         if plan is None:
@@ -449,5 +455,3 @@ class _Nothing:
 
 _NO_HEADERS: Any = _Nothing()
 _NO_REQUEST_ID: Field = (b"x-request-id", b"", b"")
-
-__all__ = ["CANCELLED_BY_CALLER", "Call", "dispatch"]

@@ -1,0 +1,20 @@
+"""The order of enforcement on one RPC (behaviour: every position has its reason). One line here is all a new policy needs.
+
+Request hooks run from the top, response hooks from the bottom. Identity, header hygiene and routing come before all of
+them (`proxy/call.py`); attempts, with balancing and endpoints, come between request and response (`proxy/dispatch.py`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sidecar.policies.deadline import Deadline
+from sidecar.policies.headers import Headers
+from sidecar.policies.metrics import Metrics
+from sidecar.proxy.policy import Policy
+
+ORDER: tuple[type[Policy[Any]], ...] = (
+    Deadline,  # before whatever may wait: waiting counts against the deadline
+    Headers,  # after whatever decides: decisions are made on what the caller sent
+    Metrics,  # an observer: sees how all of the above ended
+)

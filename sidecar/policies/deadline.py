@@ -1,0 +1,39 @@
+"""Deadlines: the caller's is only ever shortened, one is given to callers without, and a silent RPC ends (gRFC A31)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from sidecar.config.model import Model
+from sidecar.config.units import Duration  # noqa: TC001 - pydantic reads the annotation
+from sidecar.proxy.policy import Policy
+
+if TYPE_CHECKING:
+    from sidecar.proxy.call import Call
+    from sidecar.runtime import Runtime
+
+
+class DeadlineConfig(Model):
+    """How long an RPC may take."""
+
+    default: Duration = Field(30.0, description="the deadline of a caller that sets none", gt=0)
+    max: Duration = Field(600.0, description="no RPC runs longer, whatever its caller says", gt=0)
+    idle: Duration = Field(300.0, description="an RPC without a message in either direction for so long is ended", gt=0)
+
+
+class Deadline(Policy[DeadlineConfig]):
+    """Sets `call.deadline` and `call.idle`; the call itself keeps the time."""
+
+    name = "deadline"
+    config_model = DeadlineConfig
+
+    def __init__(self, config: DeadlineConfig, runtime: Runtime) -> None:
+        self._default = min(config.default, config.max)
+        self._max = config.max
+        self._idle = config.idle
+
+    def on_request(self, call: Call) -> None:
+        call.limit_deadline(call.started + (self._default if call.deadline is None else self._max))
+        call.idle = self._idle

@@ -1,0 +1,68 @@
+"""The one vocabulary: every metric with its kind, its help and its labels. Nothing else names a metric."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class MetricName:
+    """One family as Prometheus shows it."""
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    help: str
+    labels: tuple[str, ...] = ()
+
+
+_RPC = ("listener", "direction", "route", "grpc_service", "grpc_method")
+
+RPCS = MetricName(
+    "sidecar_rpcs_total",
+    "counter",
+    "RPCs that have ended, by status code, by who made the status, and by our reason if we did.",
+    (*_RPC, "grpc_code", "origin", "reason"),
+)
+RPC_SECONDS = MetricName(
+    "sidecar_rpc_duration_seconds", "histogram", "From the caller's headers to the end of the RPC.", _RPC
+)
+RPCS_ACTIVE = MetricName("sidecar_rpcs_active", "gauge", "RPCs that run now.", ("listener", "direction", "route"))
+BYTES_RECEIVED = MetricName("sidecar_rpc_received_bytes_total", "counter", "Message bytes from callers.", _RPC)
+BYTES_SENT = MetricName("sidecar_rpc_sent_bytes_total", "counter", "Message bytes to callers.", _RPC)
+MESSAGES_RECEIVED = MetricName("sidecar_rpc_received_messages_total", "counter", "Messages from callers.", _RPC)
+MESSAGES_SENT = MetricName("sidecar_rpc_sent_messages_total", "counter", "Messages to callers.", _RPC)
+CONNECTIONS = MetricName("sidecar_connections_active", "gauge", "Open connections of callers.", ("listener", "direction"))
+CONNECTIONS_ACCEPTED = MetricName(
+    "sidecar_connections_accepted_total", "counter", "Connections accepted.", ("listener", "direction")
+)
+CONNECTIONS_REFUSED = MetricName(
+    "sidecar_connections_refused_total",
+    "counter",
+    "Connections refused: over max_connections, or no file descriptor left.",
+    ("listener", "direction"),
+)
+HANDSHAKES_FAILED = MetricName(
+    "sidecar_handshakes_failed_total", "counter", "TLS handshakes that failed.", ("listener", "direction")
+)
+ENDPOINT_READY = MetricName(
+    "sidecar_endpoint_ready", "gauge", "1 = connected and taking RPCs.", ("cluster", "endpoint")
+)
+ENDPOINT_ACTIVE = MetricName(
+    "sidecar_endpoint_attempts_active", "gauge", "Attempts that run at an endpoint now.", ("cluster", "endpoint")
+)
+CONFIG_GENERATION = MetricName("sidecar_config_generation", "gauge", "Number of the configuration in force.")
+CONFIG_RELOADS = MetricName(
+    "sidecar_config_reloads_total", "counter", "Reloads of the configuration by their result.", ("result",)
+)
+CONFIG_LAST_SUCCESS = MetricName(
+    "sidecar_config_last_success_timestamp_seconds", "gauge", "When the configuration in force was loaded."
+)
+CERTIFICATE_EXPIRY = MetricName(
+    "sidecar_certificate_expiry_timestamp_seconds", "gauge", "When a certificate in use ends.", ("file",)
+)
+LOOP_LAG = MetricName("sidecar_loop_lag_seconds", "gauge", "How late the event loop ran its last tick.")
+DEFECTS = MetricName("sidecar_defects_total", "counter", "Exceptions that should not be; see the log.", ("where",))
+
+RPC_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
+"""Seconds; the buckets of OpenTelemetry's RPC conventions, with two finer ones for what a sidecar adds."""
