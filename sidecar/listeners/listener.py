@@ -146,12 +146,19 @@ class Listener:
 
     # ── reload and drain ──
 
-    def adopt(self, edge: Edge, options: ListenerOptions, direction: Direction) -> None:
+    def adopt(
+        self,
+        edge: Edge,
+        options: ListenerOptions,
+        direction: Direction,
+        context: Callable[[], ssl.SSLContext | None],
+    ) -> None:
         """A new generation: calls that start from now on follow it, on connections old and new."""
         edge.draining = self.edge.draining
         self.edge = edge
         self.options = options
         self.direction = direction
+        self._context = context
         for inlet in self.connections:
             if inlet.peer is not None:
                 inlet.peer.edge = edge

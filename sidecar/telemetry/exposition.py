@@ -15,23 +15,19 @@ if TYPE_CHECKING:
     from sidecar.telemetry.metrics import Histogram, Metrics
 
 
-class _Families(Collector):
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
-
-    def collect(self) -> Iterator[Metric]:
-        for name in self._metrics.families():
-            if name.kind == "histogram":
-                family = HistogramMetricFamily(name.name, name.help, labels=name.labels)
-                for values, histogram in self._metrics.histograms(name).items():
-                    family.add_metric(values, _cumulative(histogram), histogram.sum)
-                yield family
-                continue
-            kind = CounterMetricFamily if name.kind == "counter" else GaugeMetricFamily
-            shown = kind(name.name, name.help, labels=name.labels)
-            for values, value in self._metrics.samples(name).items():
-                shown.add_metric(values, value)
-            yield shown
+def _families(metrics: Metrics) -> Iterator[Metric]:
+    for name in metrics.families():
+        if name.kind == "histogram":
+            family = HistogramMetricFamily(name.name, name.help, labels=name.labels)
+            for values, histogram in metrics.histograms(name).items():
+                family.add_metric(values, _cumulative(histogram), histogram.sum)
+            yield family
+            continue
+        kind = CounterMetricFamily if name.kind == "counter" else GaugeMetricFamily
+        shown = kind(name.name, name.help, labels=name.labels)
+        for values, value in metrics.samples(name).items():
+            shown.add_metric(values, value)
+        yield shown
 
 
 def _cumulative(histogram: Histogram) -> list[tuple[str, float]]:
@@ -43,17 +39,35 @@ def _cumulative(histogram: Histogram) -> list[tuple[str, float]]:
     return buckets
 
 
+class _Page(Collector):
+    """What was read before, and the facts of the process."""
+
+    def __init__(self, families: list[Metric], process: CollectorRegistry) -> None:
+        self._families = families
+        self._process = process
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._families
+        yield from self._process.collect()
+
+
 class Exposition:
-    """The scrape page of one process."""
+    """The scrape page of one process: numbers are read on the data loop, encoded by whoever asked."""
 
     def __init__(self, metrics: Metrics) -> None:
-        self._registry = CollectorRegistry()
-        self._registry.register(_Families(metrics))
-        ProcessCollector(registry=self._registry)
-        PlatformCollector(registry=self._registry)
-        GCCollector(registry=self._registry)
+        self._metrics = metrics
+        self._process = CollectorRegistry()
+        ProcessCollector(registry=self._process)
+        PlatformCollector(registry=self._process)
+        GCCollector(registry=self._process)
 
-    def page(self, accept: str) -> tuple[str, bytes]:
+    def snapshot(self) -> list[Metric]:
+        """The numbers of this moment. Call it on the data loop."""
+        return list(_families(self._metrics))
+
+    def page(self, families: list[Metric], accept: str) -> tuple[str, bytes]:
         """(content type, body) in the format that `accept` prefers: Prometheus text or OpenMetrics."""
         encode, content_type = choose_encoder(accept)
-        return content_type, encode(self._registry)
+        registry = CollectorRegistry()
+        registry.register(_Page(families, self._process))
+        return content_type, encode(registry)

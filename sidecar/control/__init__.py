@@ -1,0 +1,1 @@
+"""What configures, starts, watches and repairs. Nothing in here touches a call; it replaces snapshots and reads counters."""

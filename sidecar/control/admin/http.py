@@ -1,0 +1,229 @@
+"""The admin HTTP server, in a thread of its own: `/livez` must answer, and say so, when the data loop is stuck.
+
+State is read on the data loop, so that it is consistent; encoding and sending happen here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import hmac
+import json
+import socket
+import threading
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, urlsplit
+
+from sidecar.control.admin import view
+from sidecar.transport.bind import bind, shown_address, split_host_port
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sidecar.control.process import Process
+
+_LOOP_TIMEOUT = 2.0
+"""Seconds after which a data loop that does not answer counts as stuck."""
+_LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
+
+
+class LoopStuckError(Exception):
+    """The data loop did not answer in time."""
+
+
+class AdminServer:
+    """Serves one process's admin address until `close`."""
+
+    def __init__(self, process: Process, address: str, token: str | None) -> None:
+        """Binds at once; raises BindError."""
+        self.process = process
+        self.token = token
+        self._loop = asyncio.get_running_loop()
+        listening = bind(address)
+        listening.setblocking(True)
+        self.address = shown_address(listening)
+        self._server = _Server(self, listening)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), name="admin", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop answering. Called from the data loop."""
+        self._server.shutdown()
+        self._server.server_close()
+
+    def on_loop(self, function: Callable[[], Any]) -> Any:
+        """Run `function` on the data loop, from a request's thread. Raises LoopStuckError."""
+        done: concurrent.futures.Future[Any] = concurrent.futures.Future()
+
+        def run() -> None:
+            try:
+                done.set_result(function())
+            except Exception as error:  # noqa: BLE001 - handed to the thread that asked
+                done.set_exception(error)
+
+        self._loop.call_soon_threadsafe(run)
+        try:
+            return done.result(_LOOP_TIMEOUT)
+        except concurrent.futures.TimeoutError:
+            raise LoopStuckError from None
+
+    def metrics_page(self, accept: str) -> tuple[str, bytes]:
+        from sidecar.telemetry.exposition import Exposition
+
+        if not hasattr(self, "_exposition"):
+            self._exposition = Exposition(self.process.runtime.metrics)
+        families = self.on_loop(self._exposition.snapshot)
+        return self._exposition.page(families, accept)
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, admin: AdminServer, listening: socket.socket) -> None:
+        self.admin = admin
+        super().__init__(("", 0), _Handler, bind_and_activate=False)
+        self.socket.close()
+        self.socket = listening
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        accepted, address = self.socket.accept()
+        return accepted, address or ("unix", 0)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+    protocol_version = "HTTP/1.1"
+    timeout = 10
+    server_version = "sidecar"
+    sys_version = ""
+
+    def do_GET(self) -> None:  # noqa: N802 - the library's name
+        self._answer(_GET, other=_POST)
+
+    def do_POST(self) -> None:  # noqa: N802
+        self._answer(_POST, other=_GET)
+
+    def _answer(self, table: dict[str, Callable[[_Handler], None]], other: dict[str, Callable[[_Handler], None]]) -> None:
+        path = urlsplit(self.path).path
+        handler = table.get(path)
+        if handler is None:
+            if path in other:
+                self.text(HTTPStatus.METHOD_NOT_ALLOWED, f"{path} is for {'POST' if table is _GET else 'GET'} only\n")
+            else:
+                self.text(HTTPStatus.NOT_FOUND, f"nothing at {path}; / lists what there is\n")
+            return
+        refusal = self._refusal(path, changes=table is _POST)
+        if refusal is not None:
+            self.text(*refusal)
+            return
+        try:
+            handler(self)
+        except LoopStuckError:
+            self.text(HTTPStatus.SERVICE_UNAVAILABLE, "the event loop does not answer\n")
+
+    def _refusal(self, path: str, *, changes: bool) -> tuple[HTTPStatus, str] | None:
+        """Probes are for everybody; the rest is for whoever has the token, or for this machine where there is none."""
+        if path in _PROBES:
+            return None
+        admin = self.server.admin
+        if admin.token is not None:
+            given = self.headers.get("authorization", "")
+            if not hmac.compare_digest(given.encode(), f"Bearer {admin.token}".encode()):
+                return HTTPStatus.UNAUTHORIZED, "give the admin token: `authorization: Bearer …`\n"
+        elif not admin.address.startswith("unix:"):
+            # A page of another site must not reach us through a name that it made point here.
+            host = self.headers.get("host", "")
+            if _host_name(host) not in _LOOPBACK_NAMES | {split_host_port(admin.address)[0]}:
+                return HTTPStatus.FORBIDDEN, "this host name is not the admin address\n"
+        if changes:
+            origin = self.headers.get("origin")
+            if origin is not None and urlsplit(origin).netloc != self.headers.get("host"):
+                return HTTPStatus.FORBIDDEN, "changes from pages of another origin are refused\n"
+        return None
+
+    # ── answers ──
+
+    def text(self, status: HTTPStatus, body: str, content_type: str = "text/plain; charset=utf-8") -> None:
+        self.send(status, content_type, body.encode())
+
+    def send(self, status: HTTPStatus, content_type: str, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("content-type", content_type)
+        self.send_header("content-length", str(len(body)))
+        self.send_header("cache-control", "no-store")
+        self.send_header("x-content-type-options", "nosniff")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def json(self, value: object) -> None:
+        self.text(HTTPStatus.OK, json.dumps(value, indent=2, default=str) + "\n", "application/json")
+
+    def query(self) -> dict[str, list[str]]:
+        return parse_qs(urlsplit(self.path).query, keep_blank_values=True)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the library's name
+        """Probes every second are not news."""
+
+
+def _host_name(host: str) -> str:
+    return host[: host.rindex("]") + 1] if host.startswith("[") and "]" in host else host.partition(":")[0]
+
+
+def _livez(request: _Handler) -> None:
+    request.server.admin.on_loop(lambda: None)
+    request.text(HTTPStatus.OK, "ok\n")
+
+
+def _readyz(request: _Handler) -> None:
+    process = request.server.admin.process
+    is_ready, checks = request.server.admin.on_loop(lambda: view.ready(process))
+    status = HTTPStatus.OK if is_ready else HTTPStatus.SERVICE_UNAVAILABLE
+    if "verbose" not in request.query():
+        request.text(status, "ok\n" if is_ready else "not ready\n")
+        return
+    lines = [f"[{'+' if holds else '-'}] {name}: {word}" for name, holds, word in checks]
+    request.text(status, "\n".join([*lines, "ready" if is_ready else "not ready", ""]))
+
+
+def _metrics(request: _Handler) -> None:
+    content_type, body = request.server.admin.metrics_page(request.headers.get("accept", ""))
+    request.send(HTTPStatus.OK, content_type, body)
+
+
+def _view(function: Callable[[Process], object]) -> Callable[[_Handler], None]:
+    def answer(request: _Handler) -> None:
+        admin = request.server.admin
+        request.json(admin.on_loop(lambda: function(admin.process)))
+
+    return answer
+
+
+def _drain(request: _Handler) -> None:
+    admin = request.server.admin
+    admin.on_loop(admin.process.drain)
+    request.json(admin.on_loop(lambda: view.drain(admin.process)))
+
+
+def _index(request: _Handler) -> None:
+    lines = [f"GET  {path}" for path in _GET if path != "/"] + [f"POST {path}" for path in _POST]
+    request.text(HTTPStatus.OK, "\n".join([*lines, ""]))
+
+
+_PROBES = frozenset({"/livez", "/readyz"})
+_GET: dict[str, Callable[[_Handler], None]] = {
+    "/": _index,
+    "/livez": _livez,
+    "/readyz": _readyz,
+    "/metrics": _metrics,
+    "/config": _view(view.config),
+    "/clusters": _view(view.clusters),
+    "/listeners": _view(view.listeners),
+    "/certs": _view(view.certificates),
+    "/drain": _view(view.drain),
+    "/version": _view(lambda _: view.version()),
+}
+_POST: dict[str, Callable[[_Handler], None]] = {"/drain": _drain}

@@ -1,0 +1,114 @@
+"""Read models: the state of the process as plain data. The only place that shows state outside, so redaction has one home."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sidecar import __version__
+from sidecar.config.root import redacted
+from sidecar.control.process import State
+
+if TYPE_CHECKING:
+    from sidecar.control.process import Process
+
+
+def ready(process: Process) -> tuple[bool, list[tuple[str, bool, str]]]:
+    """(ready?, checks): each check with its name, whether it holds, and a word on it."""
+    now = process.runtime.clock.wall()
+    checks = [("state", process.state is State.READY, process.state.value)]
+    for name, listener in process.listeners.items():
+        checks.append((f"listener {name}", not listener.edge.draining, process.addresses[name]))
+    for context in process.certificates.contexts:
+        if context.certificate is not None:
+            days = (context.not_after - now) / 86_400
+            checks.append((f"certificate {context.certificate}", days > 0, f"{days:.1f} days left"))
+    generation = process.generation
+    if generation is not None:
+        problem = process.last_reload_problem
+        # A rejected reload is worth telling, but the former configuration serves on.
+        checks.append(("configuration", True, f"generation {generation.number}" + (f"; rejected: {problem}" if problem else "")))
+    return all(holds for _, holds, _ in checks), checks
+
+
+def config(process: Process) -> dict[str, Any]:
+    """The effective configuration, secrets redacted, with its number and hash."""
+    generation = process.generation
+    if generation is None:
+        return {}
+    return {
+        "generation": generation.number,
+        "sha256": generation.source_hash,
+        "loaded_at": process.loaded_at,
+        "file": str(process.path),
+        "warnings": list(process.warnings),
+        "last_reload_problem": process.last_reload_problem,
+        "config": redacted(generation.root),
+    }
+
+
+def clusters(process: Process) -> list[dict[str, Any]]:
+    """Clusters with their endpoints."""
+    generation = process.generation
+    if generation is None:
+        return []
+    now = process.runtime.clock.monotonic()
+    return [
+        {
+            "name": cluster.name,
+            "endpoints": [
+                {
+                    "address": endpoint.address,
+                    "ready": endpoint.is_ready,
+                    "attempts_active": endpoint.in_flight,
+                    "last_error": endpoint.last_error,
+                    "retry_in_seconds": None if endpoint.retry_at is None else round(max(0.0, endpoint.retry_at - now), 3),
+                }
+                for endpoint in cluster.endpoints
+            ],
+            "unresolved": cluster.unresolved,
+        }
+        for cluster in generation.clusters.values()
+    ]
+
+
+def listeners(process: Process) -> list[dict[str, Any]]:
+    """Listeners with their routes and what runs on them."""
+    return [
+        {
+            "name": name,
+            "direction": listener.edge.direction,
+            "address": process.addresses[name],
+            "connections": len(listener.connections),
+            "accepted": listener.accepted,
+            "refused": listener.refused,
+            "handshakes_failed": listener.handshakes_failed,
+            "draining": listener.edge.draining,
+            "routes": [
+                {
+                    "name": plan.route or "(no route)",
+                    "cluster": plan.cluster.name if plan.cluster is not None else None,
+                    "policies": [policy.name for policy in plan.policies],
+                    "active": plan.active,
+                }
+                for plan in listener.edge.routes.plans()
+            ],
+        }
+        for name, listener in process.listeners.items()
+    ]
+
+
+def certificates(process: Process) -> list[dict[str, Any]]:
+    """Certificates in use: file, names, serial, days left. Never a key."""
+    now = process.runtime.clock.wall()
+    return [context.describe(now) for context in process.certificates.contexts]
+
+
+def drain(process: Process) -> dict[str, Any]:
+    """How far a drain has come."""
+    return {"state": process.state.value, "active_calls": process.active_calls}
+
+
+def version() -> dict[str, str]:
+    import platform
+
+    return {"sidecar": __version__, "python": platform.python_version(), "platform": platform.platform()}

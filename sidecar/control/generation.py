@@ -1,0 +1,158 @@
+"""Builds the immutable snapshot of everything configured: routes with their plans, edges, clusters. The only builder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sidecar.clusters.cluster import Cluster
+from sidecar.clusters.upstream import UpstreamOptions
+from sidecar.config.root import effective_policies
+from sidecar.http2.connection import Limits
+from sidecar.listeners import inbound, outbound
+from sidecar.listeners.listener import Direction, ListenerOptions
+from sidecar.policies import ORDER
+from sidecar.proxy.edge import Edge
+from sidecar.proxy.plan import Plan
+from sidecar.proxy.routing import Match, RouteTable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sidecar.config.root import ClusterConfig, ListenerConfig, Root
+    from sidecar.control.certificates import Certificates
+    from sidecar.proxy.policy import Policy
+    from sidecar.runtime import Runtime
+    from sidecar.transport.socket import Flusher
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """Everything configured, with its number. A call keeps the one it started with, because it holds its plan."""
+
+    number: int
+    root: Root
+    source_hash: str
+    edges: Mapping[str, Edge]
+    clusters: Mapping[str, Cluster]
+
+
+class Builder:
+    """Makes generations. Clusters whose configuration did not change are handed on, with their connections."""
+
+    def __init__(self, runtime: Runtime, flusher: Flusher, certificates: Certificates) -> None:
+        self._runtime = runtime
+        self._flusher = flusher
+        self._certificates = certificates
+        self._clusters: dict[str, tuple[ClusterConfig, Cluster]] = {}
+
+    def build(self, root: Root, *, number: int, source_hash: str) -> Generation:
+        """A complete generation, nothing started. Raises ValueError naming what cannot be built; nothing has changed then."""
+        clusters = {name: self._cluster(name, config) for name, config in root.clusters.items()}
+        edges = {config.name: self._edge(root, config, clusters) for config in root.listeners}
+        return Generation(number, root, source_hash, edges, clusters)
+
+    def adopt(self, generation: Generation) -> None:
+        """`generation` is in force now: start its new clusters, let the ones it lacks finish."""
+        former, self._clusters = self._clusters, {}
+        for name, config in generation.root.clusters.items():
+            cluster = generation.clusters[name]
+            self._clusters[name] = (config, cluster)
+            if name not in former or former[name][1] is not cluster:
+                cluster.start()
+        for name, (_, cluster) in former.items():
+            if name not in self._clusters or self._clusters[name][1] is not cluster:
+                cluster.drain()
+        self._runtime.kept.sweep()
+        self._certificates.sweep()
+
+    def _cluster(self, name: str, config: ClusterConfig) -> Cluster:
+        context = self._certificates.for_cluster(config)
+        if name in self._clusters and self._clusters[name][0] == config:
+            return self._clusters[name][1]
+        options = UpstreamOptions(
+            connect_timeout=config.connect_timeout,
+            keepalive_interval=config.keepalive.interval,
+            keepalive_timeout=config.keepalive.timeout,
+            context=context,
+            server_name=config.tls.server_name if config.tls else None,
+            verify=self._certificates.verifier(config),
+        )
+        return Cluster(
+            name,
+            tuple(config.endpoints),
+            runtime=self._runtime,
+            flusher=self._flusher,
+            options=options,
+            connections=config.connections,
+        )
+
+    def _edge(self, root: Root, config: ListenerConfig, clusters: Mapping[str, Cluster]) -> Edge:
+        routes = []
+        for route in config.routes:
+            match = Match(
+                methods=tuple(route.match.methods),
+                authority=route.match.authority,
+                metadata=dict(route.match.metadata),
+            )
+            policies = effective_policies(root, config, route)
+            routes.append(
+                (
+                    match,
+                    self._plan(config, route.name, policies, clusters[route.to], idempotent=route.idempotent),
+                )
+            )
+        unrouted = self._plan(config, "", {}, None, idempotent=False)
+        runtime = self._runtime.scoped(listener=config.name, route="", direction=config.direction)
+        return Edge(
+            name=config.name, direction=config.direction, routes=RouteTable(routes, unrouted), runtime=runtime
+        )
+
+    def _plan(
+        self,
+        config: ListenerConfig,
+        route: str,
+        configured: Mapping[str, Any],
+        cluster: Cluster | None,
+        *,
+        idempotent: bool,
+    ) -> Plan:
+        runtime = self._runtime.scoped(listener=config.name, route=route, direction=config.direction)
+        policies: list[Policy[Any]] = []
+        for kind in ORDER:
+            section = configured.get(kind.name)
+            if section is None and kind.always_on:
+                section = kind.config_model()
+            if section is None:
+                continue
+            try:
+                policies.append(kind(section, runtime))
+            except ValueError as error:
+                where = f"listeners.{config.name}.routes.{route}.policies.{kind.name}"
+                raise ValueError(f"{where}: {error}") from error
+        return Plan(
+            listener=config.name,
+            route=route,
+            policies=policies,
+            cluster=cluster,
+            runtime=runtime,
+            max_message=config.limits.max_message,
+            idempotent=idempotent,
+        )
+
+
+def listener_options(config: ListenerConfig) -> ListenerOptions:
+    limits = config.limits
+    return ListenerOptions(
+        limits=Limits(max_concurrent_streams=limits.max_concurrent_streams, max_header_list=limits.max_metadata),
+        max_connections=limits.max_connections,
+        idle_timeout=limits.idle_timeout,
+        max_connection_age=limits.max_connection_age,
+        header_timeout=limits.header_timeout,
+    )
+
+
+def direction_of(config: ListenerConfig, node: str) -> Direction:
+    if config.direction == "inbound":
+        return Direction(inbound.identify, inbound.told_agent)
+    return Direction(lambda certificate: outbound.identify(certificate, node), outbound.told_agent)

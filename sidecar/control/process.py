@@ -1,0 +1,261 @@
+"""One sidecar process: ordered start, reload, drain. Everything that lives as long as the process hangs here."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import functools
+from typing import TYPE_CHECKING
+
+from sidecar.config.load import load
+from sidecar.config.problems import ConfigError
+from sidecar.control.certificates import Certificates
+from sidecar.control.generation import Builder, Generation, direction_of, listener_options
+from sidecar.control.watch import FileWatch
+from sidecar.listeners.listener import Listener
+from sidecar.telemetry import names
+from sidecar.transport.bind import bind, shown_address
+from sidecar.transport.socket import Flusher
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from sidecar.clusters.endpoint import Endpoint
+    from sidecar.config.load import Loaded
+    from sidecar.config.root import Root
+    from sidecar.runtime import Runtime
+    from sidecar.telemetry.metrics import Sample
+
+
+class State(enum.Enum):
+    """Where the process stands in its life."""
+
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+    STOPPED = "stopped"
+
+
+_LAG_INTERVAL = 0.1
+
+
+class Process:
+    """The sidecar itself. `start` binds and serves, `reload` replaces the generation, `drain` ends it without losing a call."""
+
+    def __init__(self, path: Path, runtime: Runtime, environ: Mapping[str, str]) -> None:
+        self.path = path
+        self.runtime = runtime
+        self.state = State.STARTING
+        self.listeners: dict[str, Listener] = {}
+        self.addresses: dict[str, str] = {}
+        self.generation: Generation | None = None
+        self.warnings: tuple[str, ...] = ()
+        self.loaded_at = 0.0
+        self.last_reload_problem: str | None = None
+        self.certificate_problems: list[str] = []
+        self.loop_lag = 0.0
+        self.stopped = asyncio.Event()
+        self._environ = environ
+        self._flusher = Flusher(asyncio.get_running_loop())
+        self.certificates = Certificates()
+        self._builder = Builder(runtime, self._flusher, self.certificates)
+        self._watch = FileWatch(runtime.clock, self._files_changed)
+        self._reloads = {
+            result: runtime.metrics.counter(names.CONFIG_RELOADS, result=result) for result in ("accepted", "rejected")
+        }
+        self._register_metrics()
+
+    # ── start ──
+
+    def start(self, loaded: Loaded) -> None:
+        """Bind every listener, then serve. Raises BindError or ValueError; nothing stays bound then."""
+        root: Root = loaded.root
+        generation = self._builder.build(root, number=1, source_hash=loaded.source_hash)
+        bound: dict[str, socket.socket] = {}
+        try:
+            for config in root.listeners:
+                bound[config.name] = bind(config.bind)
+            for config in root.listeners:
+                self._open(generation, config.name, bound[config.name])
+        except BaseException:
+            for each in bound.values():
+                each.close()
+            raise
+        self._enter(generation, loaded)
+        for listener in self.listeners.values():
+            listener.start()
+        self.state = State.READY
+        self._tick(self.runtime.clock.monotonic())
+
+    def _open(self, generation: Generation, name: str, listening: socket.socket) -> None:
+        config = next(each for each in generation.root.listeners if each.name == name)
+        self.addresses[name] = shown_address(listening)
+        self.listeners[name] = Listener(
+            name,
+            listening,
+            edge=generation.edges[name],
+            direction=direction_of(config, generation.root.node.name),
+            options=listener_options(config),
+            context=self.certificates.for_listener(config),
+            runtime=self.runtime,
+            flusher=self._flusher,
+        )
+
+    def _enter(self, generation: Generation, loaded: Loaded) -> None:
+        self._builder.adopt(generation)
+        self.generation = generation
+        self.warnings = tuple(map(str, loaded.warnings))
+        self.loaded_at = self.runtime.clock.wall()
+        self._watch.watch(loaded.files)
+
+    # ── reload ──
+
+    def reload(self) -> bool:
+        """Read the file again. A generation that cannot be built changes nothing; the reason is logged and shown."""
+        assert self.generation is not None  # noqa: S101 - `start` came first
+        try:
+            loaded = load(self.path, environ=self._environ)
+            generation = self._builder.build(
+                loaded.root, number=self.generation.number + 1, source_hash=loaded.source_hash
+            )
+            self._check_fixed(loaded.root)
+        except (ConfigError, ValueError, OSError) as error:
+            self.last_reload_problem = str(error)
+            self._reloads["rejected"].inc()
+            self.runtime.log.error("configuration rejected, the former one stays", extra={"cause": str(error)})
+            return False
+        for config in loaded.root.listeners:
+            self.listeners[config.name].adopt(
+                generation.edges[config.name],
+                listener_options(config),
+                direction_of(config, loaded.root.node.name),
+                self.certificates.for_listener(config),
+            )
+        self._enter(generation, loaded)
+        self.last_reload_problem = None
+        self._reloads["accepted"].inc()
+        self.runtime.log.info("configuration accepted", extra={"generation": generation.number})
+        return True
+
+    def _check_fixed(self, root: Root) -> None:
+        """What a reload cannot change: where we listen."""
+        assert self.generation is not None  # noqa: S101
+        before = {each.name: each.bind for each in self.generation.root.listeners}
+        after = {each.name: each.bind for each in root.listeners}
+        if before != after:
+            changed = sorted({name for name in before.keys() | after.keys() if before.get(name) != after.get(name)})
+            raise ValueError(f"listeners {', '.join(changed)}: adding, removing or re-binding a listener needs a restart")
+        if root.admin != self.generation.root.admin:
+            raise ValueError("admin: a change needs a restart")
+
+    def _files_changed(self, files: set[Path]) -> None:
+        if self.path in files:
+            self.reload()
+            files = files - {self.path}
+        if files:
+            self.reload_certificates()
+
+    def reload_certificates(self) -> None:
+        """Certificates, keys or CAs have changed: new handshakes use them, upstream connections are replaced, calls go on."""
+        changed, self.certificate_problems = self.certificates.reload()
+        for problem in self.certificate_problems:
+            self.runtime.log.error("certificate not reloaded, the former one stays", extra={"cause": problem})
+        if changed and self.generation is not None:
+            self.runtime.log.info("certificates reloaded", extra={"contexts": len(changed)})
+            for name, config in self.generation.root.clusters.items():
+                if config.tls is not None:
+                    self.generation.clusters[name].renew()
+
+    # ── the end ──
+
+    def drain(self) -> None:
+        """Stop without losing a call: GOAWAY, wait for what runs up to drain_timeout, then leave."""
+        if self.state in {State.DRAINING, State.STOPPED}:
+            return
+        self.state = State.DRAINING
+        timeout = self.generation.root.drain_timeout if self.generation is not None else 0.0
+        self.runtime.log.info("draining", extra={"active": self.active_calls, "timeout": timeout})
+        waiting = set(self.listeners)
+        timer = self.runtime.clock.call_later(timeout, self._drain_overdue)
+
+        def emptied(name: str) -> None:
+            waiting.discard(name)
+            if not waiting:
+                timer.cancel()
+                # A moment for the last GOAWAY and answers to be written.
+                self.runtime.clock.call_later(0.05, self.stop)
+
+        for name, listener in self.listeners.items():
+            listener.drain(functools.partial(emptied, name))
+        if not self.listeners:
+            self.stop()
+
+    def _drain_overdue(self) -> None:
+        self.runtime.log.warning("drain_timeout is over, calls are cut", extra={"active": self.active_calls})
+        self.stop()
+
+    def stop(self) -> None:
+        """End at once."""
+        if self.state is State.STOPPED:
+            return
+        self.state = State.STOPPED
+        self._watch.stop()
+        for listener in self.listeners.values():
+            listener.close()
+        if self.generation is not None:
+            for cluster in self.generation.clusters.values():
+                cluster.close()
+        self.runtime.clock.call_later(0.01, self.stopped.set)
+
+    @property
+    def active_calls(self) -> int:
+        return sum(listener.active_calls for listener in self.listeners.values())
+
+    # ── what is measured about the process ──
+
+    def _tick(self, due: float) -> None:
+        now = self.runtime.clock.monotonic()
+        self.loop_lag = max(0.0, now - due)
+        if self.state is not State.STOPPED:
+            self.runtime.clock.call_later(_LAG_INTERVAL, lambda: self._tick(now + _LAG_INTERVAL))
+
+    def _register_metrics(self) -> None:
+        metrics = self.runtime.metrics
+        metrics.read(names.LOOP_LAG, lambda: [((), self.loop_lag)])
+        metrics.read(names.CONFIG_GENERATION, lambda: [((), self.generation.number if self.generation else 0)])
+        metrics.read(names.CONFIG_LAST_SUCCESS, lambda: [((), self.loaded_at)])
+        metrics.read(names.CONNECTIONS, lambda: self._per_listener(lambda each: len(each.connections)))
+        metrics.read(names.CONNECTIONS_ACCEPTED, lambda: self._per_listener(lambda each: each.accepted))
+        metrics.read(names.CONNECTIONS_REFUSED, lambda: self._per_listener(lambda each: each.refused))
+        metrics.read(names.HANDSHAKES_FAILED, lambda: self._per_listener(lambda each: each.handshakes_failed))
+        metrics.read(
+            names.RPCS_ACTIVE,
+            lambda: [
+                ((each.name, each.edge.direction, plan.route), plan.active)
+                for each in self.listeners.values()
+                for plan in each.edge.routes.plans()
+            ],
+        )
+        metrics.read(names.ENDPOINT_READY, lambda: self._per_endpoint(lambda each: float(each.is_ready)))
+        metrics.read(names.ENDPOINT_ACTIVE, lambda: self._per_endpoint(lambda each: each.in_flight))
+        metrics.read(
+            names.CERTIFICATE_EXPIRY,
+            lambda: [
+                ((str(each.certificate),), each.not_after)
+                for each in self.certificates.contexts
+                if each.certificate is not None
+            ],
+        )
+
+    def _per_listener(self, value: Callable[[Listener], float]) -> list[Sample]:
+        return [((each.name, each.edge.direction), value(each)) for each in self.listeners.values()]
+
+    def _per_endpoint(self, value: Callable[[Endpoint], float]) -> list[Sample]:
+        clusters = self.generation.clusters if self.generation is not None else {}
+        return [
+            ((cluster.name, endpoint.address), value(endpoint))
+            for cluster in clusters.values()
+            for endpoint in cluster.endpoints
+        ]
