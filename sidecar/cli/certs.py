@@ -89,12 +89,13 @@ def ca(out: Path, trust_domain: str, days: int, force: bool) -> None:
 
 
 @certs.command(
+    short_help="Issue a certificate for a workload.",
     epilog="""\b
 Examples:
   sidecar certs issue orders --ca certs/ --out certs/
   sidecar certs issue orders --ca certs/ --id spiffe://mesh.local/ns/shop/sa/orders \\
       --dns orders.shop.svc --ip 10.0.0.5 --days 30 --out certs/
-"""
+""",
 )
 @click.argument("name")
 @click.option("--ca", "authority", type=_FOLDER, required=True, help="Folder of ca.crt and ca.key.")
@@ -140,11 +141,12 @@ def issue(  # noqa: PLR0917  # click gives options by name
 
 
 @certs.command(
+    short_help="Renew a certificate in place.",
     epilog="""\b
 Examples:
   sidecar certs rotate orders --ca certs/ --out certs/
   sidecar certs rotate orders --ca certs/ --out certs/ --days 7
-"""
+""",
 )
 @click.argument("name")
 @click.option("--ca", "authority", type=_FOLDER, required=True, help="Folder of ca.crt and ca.key.")
