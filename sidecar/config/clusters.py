@@ -1,0 +1,71 @@
+"""The `clusters:` section: where calls go."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated
+
+from pydantic import Field
+
+from sidecar.config.model import Model
+from sidecar.config.units import Address, Duration, FilePath, HostName, IdentityPattern, duration_between
+
+
+class ClusterTlsConfig(Model):
+    """TLS towards a cluster: what we show, and whom we believe to be there."""
+
+    certificate: FilePath | None = Field(default=None, description="PEM file with our certificate; needs private_key")
+    private_key: FilePath | None = Field(default=None, description="PEM file with the private key of the certificate")
+    trusted_ca: FilePath = Field(description="PEM file with the CAs that sign the endpoints")
+    peer_identities: tuple[IdentityPattern, ...] = Field(
+        default=(), description="whom an endpoint's certificate may name; absent = its host name is checked instead"
+    )
+    server_name: HostName | None = Field(
+        default=None,
+        description="name asked for in the handshake (SNI) and looked for in the certificate; default: the host",
+    )
+
+    def contradictions(self) -> Iterator[tuple[str, str]]:
+        if self.certificate is not None and self.private_key is None:
+            yield "private_key", "is missing, but there is a certificate; name the file of its private key"
+        if self.private_key is not None and self.certificate is None:
+            yield "certificate", "is missing, but there is a private_key; name the file of its certificate"
+
+
+class KeepaliveConfig(Model):
+    """PING on connections that have been silent, so that a dead peer is noticed (gRFC A8)."""
+
+    # gRFC A8: a server may end connections that ask more often than every 5 minutes.
+    interval: Annotated[Duration, duration_between("10s", "24h")] = Field(
+        default=300.0, description="ask after so much silence"
+    )
+    timeout: Annotated[Duration, duration_between("10ms", "10m")] = Field(
+        default=20.0, description="a connection that does not answer within is dead"
+    )
+
+
+class ClusterConfig(Model):
+    """A set of endpoints that serve the same."""
+
+    endpoints: tuple[Address, ...] = Field(
+        min_length=1, description="host:port (DNS names are resolved again and again) or unix:/path"
+    )
+    tls: ClusterTlsConfig | None = Field(default=None, description="absent = clear text (h2c)")
+    connections: int = Field(default=1, ge=1, le=64, description="HTTP/2 connections per endpoint")
+    keepalive: KeepaliveConfig = Field(default_factory=KeepaliveConfig, description="PINGs on silent connections")
+    connect_timeout: Annotated[Duration, duration_between("1ms", "5m")] = Field(
+        default=5.0, description="a connection, with its handshake, must stand within"
+    )
+
+    def contradictions(self) -> Iterator[tuple[str, str]]:
+        for index, endpoint in enumerate(self.endpoints):
+            first = self.endpoints.index(endpoint)
+            if first < index:
+                yield f"endpoints.{index}", f"is given twice (as endpoints.{first}, too); keep one of them"
+        if self.tls and not self.tls.peer_identities and not self.tls.server_name:
+            for index, endpoint in enumerate(self.endpoints):
+                if endpoint.startswith("unix:"):
+                    yield (
+                        f"endpoints.{index}",
+                        "has no host name to look for in its certificate; set tls.peer_identities or tls.server_name",
+                    )

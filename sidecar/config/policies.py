@@ -1,0 +1,37 @@
+"""The `policies:` section, built from the list of policies: a field for each, whose model stands beside its code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, ClassVar, Protocol
+
+from pydantic import Field, create_model
+
+from sidecar.config.model import Model
+
+
+class Configured(Protocol):
+    """What is asked of a policy class here."""
+
+    name: ClassVar[str]
+    config_model: ClassVar[type[Any]]
+    always_on: ClassVar[bool]
+
+
+class Policies(Model):
+    """Policies by name; one that is absent is taken from the level above, or is off."""
+
+    def named(self) -> dict[str, Model]:
+        """The policies that are named here, in the order of enforcement."""
+        return {name: value for name in type(self).model_fields if isinstance(value := getattr(self, name), Model)}
+
+
+def policies_model(order: Iterable[type[Configured]]) -> type[Policies]:
+    """The model of `policies:` for these policies; one that is always on has nothing to configure and no field."""
+    fields: dict[str, Any] = {}
+    for policy in order:
+        if not policy.always_on:
+            model = policy.config_model
+            about = (model.__doc__ or policy.name).strip().splitlines()[0]
+            fields[policy.name] = (model | None, Field(default=None, description=about))
+    return create_model("Policies", __base__=Policies, __doc__=Policies.__doc__, **fields)

@@ -1,0 +1,113 @@
+"""The whole file: joins the models of the sections with those of the policies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from typing import Any, TypeVar
+
+from pydantic import Field, SecretStr, create_model
+
+from sidecar.config.clusters import ClusterConfig
+from sidecar.config.listeners import ListenerConfig, RouteConfig
+from sidecar.config.model import Model
+from sidecar.config.policies import Configured, Policies, policies_model
+from sidecar.config.redaction import redacted
+from sidecar.config.units import BindAddress, Duration, HostName, Name, is_loopback
+
+__all__ = [
+    "AdminConfig",
+    "ClusterConfig",
+    "ListenerConfig",
+    "NodeConfig",
+    "Root",
+    "RouteConfig",
+    "build_root",
+    "default_root",
+    "effective_policies",
+    "redacted",
+]
+
+M = TypeVar("M", bound=Model)
+
+
+def _without_default(schema: dict[str, Any]) -> None:
+    """The default is the host name, which is not the same everywhere."""
+    del schema["default"]
+
+
+class NodeConfig(Model):
+    """Who this sidecar is."""
+
+    name: HostName = Field(
+        default="",
+        description="name of this sidecar in metrics, logs and records; default: the host name",
+        json_schema_extra=_without_default,
+    )
+
+
+class AdminConfig(Model):
+    """The admin endpoint: probes, metrics, state, drain."""
+
+    bind: BindAddress = Field(default="127.0.0.1:9901", description="loopback or unix:/path, unless there is a token")
+    token: SecretStr | None = Field(
+        default=None, min_length=16, description="bearer token that every request but the probes must carry"
+    )
+
+    def contradictions(self) -> Iterator[tuple[str, str]]:
+        if self.token is None and not is_loopback(self.bind):
+            yield "bind", "can be reached from other machines; bind to 127.0.0.1 or unix:/path, or set admin.token"
+
+
+class Root(Model):
+    """Configuration of a sidecar."""
+
+    node: NodeConfig = Field(default_factory=NodeConfig, description="who this sidecar is")
+    admin: AdminConfig = Field(default_factory=AdminConfig, description="probes, metrics, state, drain")
+    drain_timeout: Duration = Field(
+        default=30.0, description="RPCs in flight get so long to finish when the sidecar stops"
+    )
+    listeners: tuple[ListenerConfig, ...] = Field(min_length=1, description="where calls come from")
+    policies: Policies = Field(default_factory=Policies, description="defaults for every route of every listener")
+    clusters: Mapping[Name, ClusterConfig] = Field(default_factory=dict, description="where calls go, by name")
+
+
+def build_root(order: Iterable[type[Configured]]) -> type[Root]:
+    """The model of the whole file, with a field for each of these policies on every level that may name policies."""
+    policies = policies_model(order)
+    route = _with(RouteConfig, policies=policies)
+    listener = _with(ListenerConfig, policies=policies, routes=tuple[route, ...])  # type: ignore[valid-type]
+    return _with(Root, policies=policies, listeners=tuple[listener, ...])  # type: ignore[valid-type]
+
+
+@cache
+def default_root() -> type[Root]:
+    """The model of the whole file with the policies that are built in."""
+    # Not above: policies take their `Model` from this package.
+    from sidecar.policies import ORDER
+
+    return build_root(ORDER)
+
+
+def effective_policies(root: Root, listener: ListenerConfig, route: RouteConfig) -> dict[str, Model]:
+    """The policies of a route by name: its own, else the listener's, else the default ones; each replaced whole.
+
+    In the order of enforcement.
+    """
+    named = root.policies.named() | listener.policies.named() | route.policies.named()
+    return {name: named[name] for name in type(root.policies).model_fields if name in named}
+
+
+def _with(base: type[M], **types: Any) -> type[M]:
+    """`base` with other types for some fields; what is said of them stays."""
+    fields: dict[str, Any] = {}
+    for name, annotation in types.items():
+        about = base.model_fields[name].description
+        is_section = isinstance(annotation, type) and issubclass(annotation, Policies)
+        how = (
+            Field(default_factory=annotation, description=about)
+            if is_section
+            else Field(min_length=1, description=about)
+        )
+        fields[name] = (annotation, how)
+    return create_model(base.__name__, __base__=base, __doc__=base.__doc__, **fields)
