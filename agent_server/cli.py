@@ -1,0 +1,169 @@
+"""The command `agent-server`. Exit codes: 0 done, 1 failed, 2 wrong usage."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import platform
+import random
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+import agent_server
+
+EXAMPLES = """\b
+Examples:
+  agent-server run --bind 127.0.0.1:50051 --database data.db
+  agent-server describe --agent data
+  agent-server run --help
+"""
+
+
+@click.group(epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Agents behind a gRPC service.
+
+    Exit codes: 0 done, 1 failed, 2 wrong usage.
+    """
+
+
+@main.command(
+    context_settings={"auto_envvar_prefix": "AGENT_SERVER"},
+    epilog="""\b
+Examples:
+  agent-server run
+  agent-server run --bind unix:/run/agent.sock --database data.db --version v2
+  agent-server run -c agent.yaml --allow-address 127.0.0.0/8
+  agent-server run --agents my_package.my_agent --agents agent_server.agents.data
+""",
+)
+@click.option(
+    "-c", "--config", type=click.Path(path_type=Path, dir_okay=False), help="YAML file with the settings below."
+)
+@click.option(
+    "--bind", metavar="ADDRESS", help="host:port (port 0: a free one) or unix:/path.  [default: 127.0.0.1:50051]"
+)
+@click.option("--allow-remote/--no-allow-remote", default=None, help="Bind to more than loopback, in clear text.")
+@click.option("--version", metavar="LABEL", help="Label of this deployment, sent as x-agent-version.  [default: v1]")
+@click.option("--agents", multiple=True, metavar="MODULE", help="Module that declares agents; may be repeated.")
+@click.option("--database", type=click.Path(path_type=Path, dir_okay=False), help="SQLite file; none: a temporary one.")
+@click.option("--database-readers", type=int, metavar="N", help="Queries at the same time.  [default: 2]")
+@click.option(
+    "--allow-address",
+    "allow_addresses",
+    multiple=True,
+    metavar="CIDR",
+    help="Network to fetch from besides the public internet; may be repeated.",
+)
+@click.option("--max-message-bytes", type=int, metavar="BYTES", help="Largest message.  [default: 16 MiB]")
+@click.option("--max-concurrent-rpcs", type=int, metavar="N", help="Calls at the same time.  [default: no limit]")
+@click.option("--max-sessions", type=int, metavar="N", help="Sessions that are remembered.  [default: 1000]")
+@click.option("--operation-timeout", type=float, metavar="SECONDS", help="Longest operation.  [default: 300]")
+@click.option("--grace", type=float, metavar="SECONDS", help="For running calls after SIGTERM.  [default: 30]")
+@click.option("--reflection/--no-reflection", default=None, help="Answer server reflection.  [default: on]")
+@click.option(
+    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
+)
+def run(config: Path | None, log_level: str, **given: Any) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Every option can be set as AGENT_SERVER_<OPTION> too, and in the file without its dashes. Prints one line to
+    stdout when calls are taken:
+    "agent-server ready ADDRESS".
+    """
+    from agent_server.configuration.settings import SettingsError, load_settings  # noqa: PLC0415 - keeps --help quick
+    from agent_server.core.catalogue import CatalogueError  # noqa: PLC0415
+    from agent_server.service.binding import BindError  # noqa: PLC0415
+    from agent_server.service.life import serve  # noqa: PLC0415
+    from agent_server.tools.database import DatabaseError  # noqa: PLC0415
+
+    logging.basicConfig(
+        stream=sys.stderr, level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    for noisy in ("httpx", "httpcore"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        settings = load_settings(
+            config, {name: value or None if isinstance(value, tuple) else value for name, value in given.items()}
+        )
+    except SettingsError as error:
+        raise click.UsageError(str(error)) from None
+
+    def ready(address: str) -> None:
+        click.echo(f"agent-server ready {address}")
+
+    try:
+        is_orderly = asyncio.run(
+            serve(settings, now=time.monotonic, wall=time.time, chance=random.SystemRandom(), ready=ready)
+        )
+    except (BindError, CatalogueError, DatabaseError) as error:
+        raise click.ClickException(str(error)) from error
+    sys.exit(0 if is_orderly else 1)
+
+
+@main.command(
+    epilog="""\b
+Examples:
+  agent-server describe
+  agent-server describe --agent data | jq '.agents[0].operations[].name'
+"""
+)
+@click.option("--agent", default="", help="Only this agent.")
+@click.option("--agents", multiple=True, metavar="MODULE", help="Module that declares agents; may be repeated.")
+def describe(agent: str, agents: tuple[str, ...]) -> None:
+    """Print the agents, their operations and JSON Schemas, as JSON. Needs no running server."""
+    from agent_server.agents import BUILT_IN  # noqa: PLC0415
+    from agent_server.core.catalogue import CatalogueError, load_specs  # noqa: PLC0415
+
+    try:
+        specs = load_specs(agents or BUILT_IN)
+    except CatalogueError as error:
+        raise click.ClickException(str(error)) from error
+    if agent:
+        specs = [spec for spec in specs if spec.name == agent]
+        if not specs:
+            msg = f"no agent is named {agent!r}"
+            raise click.ClickException(msg)
+    described = {
+        "server_version": agent_server.__version__,
+        "agents": [
+            {
+                "name": spec.name,
+                "summary": spec.summary,
+                "operations": [
+                    {
+                        "name": each.name,
+                        "summary": each.summary,
+                        "kind": each.kind.value,
+                        "read_only": each.read_only,
+                        "text_parameter": each.text_parameter,
+                        "input_schema": each.input_model.model_json_schema(),
+                        "output_schema": each.output_model.model_json_schema(mode="serialization"),
+                    }
+                    for each in spec.operations.values()
+                ],
+            }
+            for spec in specs
+        ],
+    }
+    click.echo(json.dumps(described, indent=2))
+
+
+@main.command(
+    epilog="""\b
+Example:
+  agent-server version
+"""
+)
+def version() -> None:
+    """Print the releases of this program, grpcio and Python."""
+    import grpc  # noqa: PLC0415
+
+    click.echo(
+        f"agent-server {agent_server.__version__} (grpcio {grpc.__version__}, Python {platform.python_version()})"
+    )

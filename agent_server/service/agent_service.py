@@ -1,0 +1,208 @@
+"""agent.v1.AgentService: messages in, the executor's work, messages out.
+
+Every handler returns its answers or yields them; none writes to its context, so interceptors that wrap handlers keep working.
+"""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from agent_server import __version__
+from agent_server.agents.declare import Kind
+from agent_server.core.executor import Executor, Order, Work
+from agent_server.core.failure import Failure, invalid
+from agent_server.service.answering import VERSION, answering, defect, log
+from agent_server.service.api import agent_pb2 as pb
+from agent_server.service.api import agent_pb2_grpc
+from agent_server.service.messages import (
+    from_struct,
+    to_description,
+    to_event,
+    to_record,
+    to_result,
+    to_summary,
+    to_turn_error,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from agent_server.core.events import Record
+
+IDENTITY = "x-sidecar-identity"
+IDEMPOTENCY_KEY = "idempotency-key"
+
+_MAX_SESSION_ID = 255
+
+
+class AgentService(agent_pb2_grpc.AgentServiceServicer):
+    """The service."""
+
+    def __init__(
+        self, executor: Executor, *, version: str, wall: Callable[[], float], new_id: Callable[[], str]
+    ) -> None:
+        self._executor = executor
+        self._version = version
+        self._wall = wall
+        self._new_id = new_id
+
+    async def Execute(
+        self, request: pb.ExecuteRequest, context: grpc.aio.ServicerContext[pb.ExecuteRequest, pb.ExecuteResponse]
+    ) -> pb.ExecuteResponse:
+        async with answering(context, self._version):
+            work = self._executor.prepare(_order(request, context))
+            response = pb.ExecuteResponse(result=to_result(await self._executor.run(work)))
+            await self._announce(context)
+            return response
+
+    async def ExecuteStream(
+        self,
+        request: pb.ExecuteStreamRequest,
+        context: grpc.aio.ServicerContext[pb.ExecuteStreamRequest, pb.ExecuteStreamResponse],
+    ) -> AsyncIterator[pb.ExecuteStreamResponse]:
+        async with answering(context, self._version):
+            work = self._executor.prepare(_order(request, context))
+            await self._announce(context)
+            sequence = 0
+            async with aclosing(self._executor.stream(work)) as events:
+                async for event in events:
+                    sequence += 1
+                    yield to_event(event, sequence, self._wall())
+
+    async def Ingest(
+        self,
+        request_iterator: AsyncIterator[pb.IngestRequest],
+        context: grpc.aio.ServicerContext[pb.IngestRequest, pb.IngestResponse],
+    ) -> pb.IngestResponse:
+        async with answering(context, self._version):
+            requests = aiter(request_iterator)
+            target = await _target(requests)
+            work = self._executor.prepare(
+                Order(
+                    agent=target.agent,
+                    operation=target.operation,
+                    parameters=from_struct(target.parameters),
+                    session_id=_session_id(target.session_id),
+                    identity=_metadata(context, IDENTITY),
+                ),
+                Kind.INGEST,
+            )
+            output, elapsed = await self._executor.ingest(work, _records(requests))
+            await self._announce(context)
+            return to_summary(output, work.execution_id, elapsed)
+
+    async def Converse(
+        self,
+        request_iterator: AsyncIterator[pb.ConverseRequest],
+        context: grpc.aio.ServicerContext[pb.ConverseRequest, pb.ConverseResponse],
+    ) -> AsyncIterator[pb.ConverseResponse]:
+        async with answering(context, self._version):
+            await self._announce(context)
+            session_id = ""
+            number = 0
+            async for turn in request_iterator:
+                number += 1
+                session_id = _session_id(turn.session_id) or session_id or self._new_id()
+                yield await self._answer(turn, number, session_id, _metadata(context, IDENTITY))
+
+    async def Describe(
+        self, request: pb.DescribeRequest, context: grpc.aio.ServicerContext[pb.DescribeRequest, pb.DescribeResponse]
+    ) -> pb.DescribeResponse:
+        async with answering(context, self._version):
+            catalogue = self._executor.catalogue
+            specs = [catalogue.agent(request.agent)] if request.agent else list(catalogue)
+            response = pb.DescribeResponse(
+                server_version=__version__,
+                version_label=self._version,
+                agents=[to_description(spec) for spec in specs],
+            )
+            await self._announce(context)
+            return response
+
+    async def _answer(
+        self, turn: pb.ConverseRequest, number: int, session_id: str, identity: str
+    ) -> pb.ConverseResponse:
+        response = pb.ConverseResponse(session_id=session_id, turn_id=turn.turn_id, turn=number)
+        order = Order(
+            task=turn.text,
+            agent=turn.agent,
+            operation=turn.operation,
+            parameters=from_struct(turn.parameters),
+            session_id=session_id,
+            identity=identity,
+        )
+        try:
+            work: Work = self._executor.prepare(order)
+            response.result.CopyFrom(to_result(await self._executor.run(work)))
+        except Failure as failure:
+            response.error.CopyFrom(to_turn_error(failure))
+        except Exception:
+            log.exception("defect in a turn")
+            response.error.CopyFrom(to_turn_error(defect()))
+        return response
+
+    async def _announce(self, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        # Sent as soon as the call is known to be good and not before, so that a refusal stays Trailers-Only.
+        await context.send_initial_metadata(((VERSION, self._version),))
+
+
+def _order(request: pb.ExecuteRequest | pb.ExecuteStreamRequest, context: grpc.aio.ServicerContext[Any, Any]) -> Order:
+    return Order(
+        task=request.task,
+        agent=request.agent,
+        operation=request.operation,
+        parameters=from_struct(request.parameters),
+        session_id=_session_id(request.session_id),
+        idempotency_key=_key(request.idempotency_key, _metadata(context, IDEMPOTENCY_KEY)),
+        identity=_metadata(context, IDENTITY),
+    )
+
+
+def _metadata(context: grpc.aio.ServicerContext[Any, Any], name: str) -> str:
+    for key, value in context.invocation_metadata() or ():
+        if key == name:
+            return value if isinstance(value, str) else value.decode("ascii", "replace")
+    return ""
+
+
+def _key(from_message: str, from_metadata: str) -> str:
+    if from_message and from_metadata and from_message != from_metadata:
+        raise invalid("idempotency_key", "differs from the metadata idempotency-key", reason="KEY_MALFORMED")
+    key = from_metadata or from_message
+    if len(key) > 255 or any(not "!" <= char <= "~" for char in key):
+        raise invalid("idempotency_key", "must be 1 to 255 visible ASCII characters", reason="KEY_MALFORMED")
+    return key
+
+
+def _session_id(session_id: str) -> str:
+    if len(session_id) > _MAX_SESSION_ID or not session_id.isprintable():
+        raise invalid("session_id", f"must be at most {_MAX_SESSION_ID} printable characters")
+    return session_id
+
+
+async def _target(requests: AsyncIterator[pb.IngestRequest]) -> pb.IngestTarget:
+    async for request in requests:
+        if request.WhichOneof("payload") != "target":
+            raise invalid("target", "must be in the first message of the stream", reason="TARGET_MISSING")
+        return request.target
+    raise invalid("target", "must be in the first message of the stream; it was empty", reason="TARGET_MISSING")
+
+
+async def _records(requests: AsyncIterator[pb.IngestRequest]) -> AsyncIterator[Record]:
+    index = 0
+    async for request in requests:
+        match request.WhichOneof("payload"):
+            case "record":
+                yield to_record(request.record, index)
+                index += 1
+            case "batch":
+                for record in request.batch.records:
+                    yield to_record(record, index)
+                    index += 1
+            case "target":
+                raise invalid("target", "must be in the first message only", reason="TARGET_REPEATED")
+            case _:
+                raise invalid("payload", "neither record nor batch is set", reason="EMPTY_MESSAGE")

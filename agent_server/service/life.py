@@ -1,0 +1,108 @@
+"""The life of the process: start in order, serve, end in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from typing import TYPE_CHECKING
+
+from agent_server import __version__
+from agent_server.core.catalogue import Catalogue, load_specs
+from agent_server.core.executor import Executor
+from agent_server.core.sessions import Sessions
+from agent_server.service.agent_service import AgentService
+from agent_server.service.binding import UnixAddress, parse_address
+from agent_server.service.server import AgentServer
+from agent_server.tools.addresses import AddressRule
+from agent_server.tools.database import Database
+from agent_server.tools.toolbox import Toolbox
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Callable
+
+    from agent_server.configuration.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+async def serve(
+    settings: Settings,
+    *,
+    now: Callable[[], float],
+    wall: Callable[[], float],
+    chance: random.Random,
+    ready: Callable[[str], None],
+) -> bool:
+    """Serve until SIGTERM or SIGINT; True when everything ended in order, False when a second signal cut it short.
+
+    `now` is monotonic, `wall` since the epoch, both in seconds. `ready` is called with the address once calls are taken.
+    Raises CatalogueError, DatabaseError or BindError when it cannot start.
+    """
+
+    def new_id() -> str:
+        return f"{chance.getrandbits(128):032x}"
+
+    specs = load_specs(settings.agents)
+    tools = Toolbox(
+        Database(settings.database, readers=settings.database_readers),
+        AddressRule(settings.allow_addresses),
+        now=now,
+        wall=wall,
+        user_agent=f"agent-server/{__version__}",
+    )
+    await tools.open()
+    try:
+        sessions = Sessions(max_sessions=settings.max_sessions)
+        catalogue = Catalogue(specs, tools)
+        executor = Executor(catalogue, sessions, now=now, new_id=new_id, timeout=settings.operation_timeout)
+        service = AgentService(executor, version=settings.version, wall=wall, new_id=new_id)
+        server = AgentServer(service, settings)
+        signals = _Signals()
+        address = await server.start(parse_address(settings.bind))
+        try:
+            ready(str(address))
+            log.info("serving on %s, version %s", address, settings.version)
+            await signals.first.wait()
+            log.info("ending: running calls have %g s", settings.grace)
+            return await _end(server, signals, settings.grace)
+        finally:
+            signals.close()
+            if isinstance(address, UnixAddress):
+                address.path.unlink(missing_ok=True)
+    finally:
+        await tools.close()
+
+
+async def _end(server: AgentServer, signals: _Signals, grace: float) -> bool:
+    loop = asyncio.get_running_loop()
+    stopping = loop.create_task(server.stop(grace), name="stop")
+    hurrying = loop.create_task(signals.second.wait(), name="second signal")
+    await asyncio.wait({stopping, hurrying}, return_when=asyncio.FIRST_COMPLETED)
+    is_orderly = not signals.second.is_set()
+    if not is_orderly:
+        log.warning("second signal: cancelling what runs")
+        await server.stop(None)
+    hurrying.cancel()
+    await asyncio.wait({stopping, hurrying})
+    stopping.result()
+    return is_orderly
+
+
+class _Signals:
+    """SIGTERM and SIGINT: the first asks for an orderly end, the second for an end now."""
+
+    def __init__(self) -> None:
+        self.first = asyncio.Event()
+        self.second = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self._arrived)
+
+    def close(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.remove_signal_handler(number)
+
+    def _arrived(self) -> None:
+        (self.second if self.first.is_set() else self.first).set()

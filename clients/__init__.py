@@ -1,0 +1,1 @@
+"""Client libraries, one folder per language."""

@@ -1,0 +1,1 @@
+"""Generated code of protos/agent/v1, beside the client that uses it."""
