@@ -61,8 +61,15 @@ class Tasks:
     def spawn(self, coroutine: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
         task = asyncio.get_running_loop().create_task(coroutine, name=name)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
         return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            logging.getLogger("sidecar").error(
+                "defect", exc_info=task.exception(), extra={"where": f"task {task.get_name()}"}
+            )
 
     def __len__(self) -> int:
         return len(self._tasks)

@@ -40,8 +40,9 @@ async def _build(loaded: Loaded) -> str | None:
     from sidecar.control.generation import Builder
     from sidecar.transport.socket import Flusher
 
-    certificates = Certificates()
-    builder = Builder(make_runtime(), Flusher(asyncio.get_running_loop()), certificates)
+    runtime = make_runtime()
+    certificates = Certificates(runtime.clock.wall)
+    builder = Builder(runtime, Flusher(asyncio.get_running_loop()), certificates)
     try:
         generation = builder.build(loaded.root, number=1, source_hash=loaded.source_hash)
         for config in generation.root.listeners:

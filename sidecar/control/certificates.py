@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sidecar.transport.tls import ReloadingContext, verify_peer_identity
+from sidecar.transport.tls import ReloadingContext, TlsFiles, verify_peer_identity
 
 if TYPE_CHECKING:
     import ssl
@@ -18,16 +17,15 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class _Key:
     kind: str
-    certificate: Path | None
-    private_key: Path | None
-    trusted_ca: Path | None
+    files: TlsFiles
     option: str
 
 
 class Certificates:
     """Every context in use, by the files it was made of. Kept over reloads: connections find the current one at each handshake."""
 
-    def __init__(self) -> None:
+    def __init__(self, wall: Callable[[], float]) -> None:
+        self._wall = wall
         self._contexts: dict[_Key, ReloadingContext] = {}
         self._asked: set[_Key] = set()
 
@@ -36,15 +34,10 @@ class Certificates:
         tls = config.tls
         if tls is None:
             return _no_context
-        key = _Key("server", tls.certificate, tls.private_key, tls.trusted_ca, tls.client_certificate)
+        files = TlsFiles(tls.certificate, tls.private_key, tls.trusted_ca)
         context = self._keep(
-            key,
-            lambda: ReloadingContext.server(
-                certificate=tls.certificate,
-                private_key=tls.private_key,
-                trusted_ca=tls.trusted_ca,
-                client_certificate=tls.client_certificate,
-            ),
+            _Key("server", files, tls.client_certificate),
+            lambda: ReloadingContext.server(files, tls.client_certificate, self._wall),
         )
         return lambda: context.current
 
@@ -53,15 +46,11 @@ class Certificates:
         tls = config.tls
         if tls is None:
             return _no_context
-        key = _Key("client", tls.certificate, tls.private_key, tls.trusted_ca, str(bool(tls.peer_identities)))
+        files = TlsFiles(tls.certificate, tls.private_key, tls.trusted_ca)
+        check_hostname = not tls.peer_identities
         context = self._keep(
-            key,
-            lambda: ReloadingContext.client(
-                certificate=tls.certificate,
-                private_key=tls.private_key,
-                trusted_ca=tls.trusted_ca,
-                check_hostname=not tls.peer_identities,
-            ),
+            _Key("client", files, str(check_hostname)),
+            lambda: ReloadingContext.client(files, self._wall, check_hostname=check_hostname),
         )
         return lambda: context.current
 
@@ -84,16 +73,10 @@ class Certificates:
             del self._contexts[key]
         self._asked.clear()
 
-    def reload(self) -> tuple[list[ReloadingContext], list[str]]:
-        """Look at the files again: (contexts that changed, problems with files that did, whose context stays)."""
-        changed, problems = [], []
-        for context in self._contexts.values():
-            try:
-                if context.reload():
-                    changed.append(context)
-            except ValueError as error:
-                problems.append(str(error))
-        return changed, problems
+    def reload(self) -> tuple[int, list[str]]:
+        """Look at the files again: (contexts replaced, what keeps others from being replaced)."""
+        changed = sum(context.reload() for context in self._contexts.values())
+        return changed, [context.problem for context in self._contexts.values() if context.problem is not None]
 
     @property
     def contexts(self) -> list[ReloadingContext]:

@@ -11,7 +11,7 @@ from sidecar.config.load import load
 from sidecar.config.problems import ConfigError
 from sidecar.control.certificates import Certificates
 from sidecar.control.generation import Builder, Generation, direction_of, listener_options
-from sidecar.control.watch import FileWatch
+from sidecar.control.watch import INTERVAL, FileWatch
 from sidecar.listeners.listener import Listener
 from sidecar.telemetry import names
 from sidecar.transport.bind import bind, shown_address
@@ -59,7 +59,7 @@ class Process:
         self.stopped = asyncio.Event()
         self._environ = environ
         self._flusher = Flusher(asyncio.get_running_loop())
-        self.certificates = Certificates()
+        self.certificates = Certificates(runtime.clock.wall)
         self._builder = Builder(runtime, self._flusher, self.certificates)
         self._watch = FileWatch(runtime.clock, self._files_changed)
         self._reloads = {
@@ -159,11 +159,15 @@ class Process:
 
     def reload_certificates(self) -> None:
         """Certificates, keys or CAs have changed: new handshakes use them, upstream connections are replaced, calls go on."""
-        changed, self.certificate_problems = self.certificates.reload()
-        for problem in self.certificate_problems:
-            self.runtime.log.error("certificate not reloaded, the former one stays", extra={"cause": problem})
+        changed, problems = self.certificates.reload()
+        if problems and problems != self.certificate_problems:
+            self.runtime.log.warning("certificates not reloaded, the former ones stay", extra={"cause": problems})
+        self.certificate_problems = problems
+        if problems and self.state is not State.STOPPED:
+            # Files that belong together are written one after the other; what does not fit now may fit in a moment.
+            self.runtime.clock.call_later(INTERVAL, self.reload_certificates)
         if changed and self.generation is not None:
-            self.runtime.log.info("certificates reloaded", extra={"contexts": len(changed)})
+            self.runtime.log.info("certificates reloaded", extra={"contexts": changed})
             for name, config in self.generation.root.clusters.items():
                 if config.tls is not None:
                     self.generation.clusters[name].renew()
@@ -243,9 +247,9 @@ class Process:
         metrics.read(
             names.CERTIFICATE_EXPIRY,
             lambda: [
-                ((str(each.certificate),), each.not_after)
+                ((str(each.files.certificate),), self.runtime.clock.wall() + days * 86_400)
                 for each in self.certificates.contexts
-                if each.certificate is not None
+                if (days := each.days_left()) is not None
             ],
         )
 

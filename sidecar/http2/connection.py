@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from sidecar.http2 import frames
+from sidecar.http2.blocks import BlockReader, HeaderBlock
 from sidecar.http2.errors import CONNECTION_LOST, MALFORMED, NOT_PROCESSED, ConnectionFault, ErrorCode, LocalError
 from sidecar.http2.flow import WindowGrowth
 from sidecar.http2.frames import unpack_header, unpack_long, unpack_setting
@@ -25,8 +26,6 @@ _RESPONSE_PSEUDO = frozenset({b":status"})
 _SUSPECT = _CONNECTION_SPECIFIC | {b"te", b"content-length"}
 
 _RESET_IDS_KEPT = 1024
-_BLOCKS_KEPT = 128
-_LONGEST_KEPT_BLOCK = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,32 +45,17 @@ class Limits:
     """Sustained rate of streams that the peer resets before any answer (CVE-2023-44487)."""
 
 
-class HeaderBlock:
-    """A decoded header list. `index` maps each name to its last value; `note` is a place for the receiver's own findings.
-
-    Blocks that a peer repeats byte for byte are the same object, so a finding is made once.
-    """
-
-    __slots__ = ("fields", "index", "note", "size")
-
-    def __init__(self, fields: tuple[Field, ...], size: int) -> None:
-        self.fields = fields
-        self.index = {field[0]: field[1] for field in fields}
-        self.note: object | None = None
-        self.size = size
-
-
 class Connection:
     """The protocol state of one connection. `accept` makes it a server, its absence a client."""
 
     __slots__ = (
+        "_blocks",
         "_block_parts",
         "_block_since",
         "_block_size",
         "_decoder",
         "_goaway_limit",
         "_growth",
-        "_known_blocks",
         "_last_peer_id",
         "_limits",
         "_next_id",
@@ -84,7 +68,6 @@ class Connection:
         "_reset_budget",
         "_reset_budget_at",
         "_reset_ids",
-        "_seen_blocks",
         "_settings_unacked",
         "_table_acked",
         "_starved",
@@ -137,6 +120,7 @@ class Connection:
         self.on_settings: Callable[[], None] = _nothing
         self._limits = limits
         self._decoder = decoder or Decoder(max_list_size=limits.max_header_list)
+        self._blocks = BlockReader(self._decoder, max_list=limits.max_header_list, repeats_whole=not self.is_server)
         # Output: everything that waits for the socket; `dirty` = `wake` has been called for it.
         self.out: list[bytes | memoryview] = []
         self.dirty = False
@@ -171,8 +155,6 @@ class Connection:
         self._next_id = 1
         self._goaway_limit = frames.LARGEST_STREAM_ID
         self._reset_ids: dict[int, None] = {}
-        self._known_blocks: dict[bytes, HeaderBlock] = {}
-        self._seen_blocks: set[int] = set()
         self._on_ping: dict[bytes, Callable[[], None]] = {}
         # Abuse.
         self._patience = limits.patience
@@ -567,26 +549,20 @@ class Connection:
 
     def _header_block(self, stream_id: int, block: bytes, end_stream: int) -> None:
         stream = self.streams.get(stream_id)
-        known = self._known_blocks.get(block) if stream is not None else None
         too_large = 0
-        if known is None:
-            try:
-                fields = self._decoder.decode(block)
-            except HpackError as error:
-                raise ConnectionFault(ErrorCode.COMPRESSION_ERROR, str(error)) from None
-            except HeaderListTooLarge as error:
-                fields, too_large = (), error.size
-            problem = self._decoder.malformed
-            headers = HeaderBlock(fields, len(block))
-        else:
-            headers, problem = known, None
+        try:
+            headers = self._blocks.read(block)
+            problem = self._blocks.malformed
+        except HpackError as error:
+            raise ConnectionFault(ErrorCode.COMPRESSION_ERROR, str(error)) from None
+        except HeaderListTooLarge as error:
+            headers, problem, too_large = HeaderBlock(None, ()), None, error.size
         if stream is None:
             if self.is_server:
                 self._open_request(stream_id, headers, end_stream, problem, too_large)
             else:
                 self._headers_on_closed(stream_id)
-            return
-        if stream.remote_closed:
+        elif stream.remote_closed:
             self._peer_broke_stream(stream, ErrorCode.STREAM_CLOSED)
         elif too_large:
             stream.on_headers_too_large(too_large)
@@ -595,26 +571,7 @@ class Connection:
         elif self.is_server or stream.got_headers:
             self._read_trailers(stream, headers, end_stream)
         else:
-            if known is None:
-                self._keep_block(block, headers)
             self._read_response(stream, headers, end_stream)
-            return
-        if known is None and stream.remote_closed and not self.is_server:
-            self._keep_block(block, headers)
-
-    def _keep_block(self, block: bytes, headers: HeaderBlock) -> None:
-        """Remember a block that was seen twice: responses repeat theirs byte for byte, so they are understood once."""
-        if len(block) > _LONGEST_KEPT_BLOCK or not self._table_acked:
-            return
-        digest = hash(block)
-        if digest in self._seen_blocks:
-            if len(self._known_blocks) >= _BLOCKS_KEPT:
-                self._known_blocks.clear()
-            self._known_blocks[block] = headers
-        else:
-            if len(self._seen_blocks) >= 4 * _BLOCKS_KEPT:
-                self._seen_blocks.clear()
-            self._seen_blocks.add(digest)
 
     def _headers_on_closed(self, stream_id: int) -> None:
         if self._is_idle(stream_id):
@@ -655,7 +612,7 @@ class Connection:
             stream.remote_closed = True
         if too_large:
             stream.on_headers_too_large(too_large)
-        elif (length := headers.index.get(b"content-length")) is not None and not self._note_length(
+        elif (length := headers.get(b"content-length")) is not None and not self._note_length(
             stream, length, end_stream
         ):
             self.streams.pop(stream_id, None)
@@ -681,8 +638,8 @@ class Connection:
         return not (end_stream and stream.content_left)
 
     def _read_response(self, stream: Stream, headers: HeaderBlock, end_stream: int) -> None:
-        status = headers.index.get(b":status")
-        if status is None or response_problem(headers) is not None:
+        status = headers.get(b":status")
+        if status is None or (headers.note is None and response_problem(headers) is not None):
             self._peer_broke_stream(stream, ErrorCode.PROTOCOL_ERROR)
             return
         if status[:1] == b"1" and len(status) == 3:
@@ -705,7 +662,8 @@ class Connection:
             stream.on_headers(headers, False)
 
     def _read_trailers(self, stream: Stream, headers: HeaderBlock, end_stream: int) -> None:
-        if not end_stream or stream.content_left > 0 or any(field[0][:1] == b":" for field in headers.fields):
+        misplaced = headers.note is None and any(field[0][0] == 0x3A for field in headers.fields)
+        if not end_stream or stream.content_left > 0 or misplaced:
             self._peer_broke_stream(stream, ErrorCode.PROTOCOL_ERROR)
             return
         stream.remote_closed = True
@@ -846,6 +804,7 @@ class Connection:
         if not self._table_acked:
             self._table_acked = True
             self._decoder.set_max_table_size(0)
+            self._blocks.stateless = True
 
     def _apply_setting(self, key: int, value: int) -> None:
         if key == frames.HEADER_TABLE_SIZE:
@@ -945,7 +904,22 @@ class Connection:
 
 def request_problem(headers: HeaderBlock) -> str | None:
     """Why a request is malformed (RFC 9113 §8.2, §8.3.1), or None."""
-    index, fields = headers.index, headers.fields
+    beginning = headers.beginning
+    if beginning is not None:
+        # The beginning was found right before; what follows it must be neither a pseudo header nor suspicious.
+        if beginning.is_request is None:
+            beginning.is_request = _request_problem(beginning.index, beginning.fields) is None
+        if beginning.is_request:
+            for field in headers.rest:
+                name = field[0]
+                if name in _SUSPECT or name[0] == 0x3A:
+                    break
+            else:
+                return None
+    return _request_problem(headers.index, headers.fields)
+
+
+def _request_problem(index: dict[bytes, bytes], fields: tuple[Field, ...]) -> str | None:
     if b":method" not in index or b":scheme" not in index or not index.get(b":path"):
         return "a pseudo header is missing"
     return _order_problem(fields, index, _REQUEST_PSEUDO)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from sidecar.http2.frames import DATA, END_STREAM, _pack_header
 
 if TYPE_CHECKING:
-    from sidecar.http2.connection import Connection, HeaderBlock
+    from sidecar.http2.blocks import HeaderBlock
+    from sidecar.http2.connection import Connection
 
 
 class Stream:

@@ -12,7 +12,8 @@ from sidecar.proxy import dispatch, relay
 from sidecar.proxy.policy import Origin, Outcome
 
 if TYPE_CHECKING:
-    from sidecar.http2.connection import Connection, HeaderBlock
+    from sidecar.http2.blocks import HeaderBlock
+    from sidecar.http2.connection import Connection
     from sidecar.http2.hpack import Field
     from sidecar.proxy.call import Call
     from sidecar.proxy.plan import Endpoint

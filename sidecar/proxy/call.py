@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sidecar.grpc_wire import timeout as grpc_timeout
-from sidecar.grpc_wire.metadata import is_grpc_content_type
 from sidecar.grpc_wire.status import StatusCode
+from sidecar.http2.blocks import HeaderBlock
 from sidecar.http2.errors import ErrorCode
 from sidecar.http2.hpack import encode_field
 from sidecar.http2.stream import Stream
 from sidecar.proxy import chain, relay, reply
-from sidecar.proxy.edge import passing
 from sidecar.proxy.policy import Origin, Outcome
 from sidecar.proxy.rejection import Reason, Rejection
+from sidecar.proxy.request import REWRITTEN, RequestFacts, is_grpc, parse_timeout
 from sidecar.request_id import is_valid_request_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sidecar.clock import Expiring
-    from sidecar.http2.connection import HeaderBlock
     from sidecar.http2.hpack import Field
     from sidecar.proxy.attempt import Attempt, ResponseFacts
     from sidecar.proxy.edge import Edge, Peer
@@ -28,9 +26,6 @@ if TYPE_CHECKING:
     from sidecar.proxy.relay import MessagePipe
     from sidecar.proxy.routing import Method
 
-_CONTENT_TYPES = frozenset({b"application/grpc", b"application/grpc+proto"})
-# Rewritten on the way, or replaced when they are not usable.
-_REWRITTEN = frozenset({b"grpc-timeout", b"grpc-previous-rpc-attempts"})
 _LINGER = 1.0
 """Seconds that a caller has to end its side after the call has ended."""
 
@@ -52,7 +47,8 @@ class Call(Stream):
         "edge",
         "ended",
         "entered",
-        "fields",
+        "block",
+        "changed",
         "headers",
         "held",
         "held_end",
@@ -95,6 +91,9 @@ class Call(Stream):
         # The caller's DATA that has nowhere to go yet; bounded by the stream's window, as it is not consumed.
         self.held: list[bytes] | None = None
         self.held_end = False
+        # What goes upstream: the encoded fields, or, once a policy has touched them, the list of them.
+        self.block = b""
+        self.changed: list[Field] | None = None
         self.deadline: float | None = None
         self.deadline_is_ours = False
         self.idle: float | None = None
@@ -131,15 +130,28 @@ class Call(Stream):
 
     def metadata(self, name: bytes) -> bytes | None:
         """The last value of `name` as the caller sent it, or None."""
-        return self.headers.index.get(name)
+        return self.headers.get(name)
 
     def metadata_text(self, name: bytes) -> str | None:
-        value = self.headers.index.get(name)
+        value = self.headers.get(name)
         return None if value is None else value.decode("latin-1")
 
     def metadata_values(self, name: bytes) -> Iterator[bytes]:
         """All values of `name`, in their order."""
         return (field[1] for field in self.headers.fields if field[0] == name)
+
+    @property
+    def fields(self) -> list[Field]:
+        """What goes upstream, to be changed; the same list each time."""
+        if self.changed is None:
+            passes = self.edge.passes
+            self.changed = [each for each in self.headers.fields if each[0] not in REWRITTEN and passes(each[0])]
+            self.changed.append(self.request_id)
+        return self.changed
+
+    @fields.setter
+    def fields(self, fields: list[Field]) -> None:
+        self.changed = fields
 
     def set_metadata(self, name: bytes, value: bytes) -> None:
         """What goes upstream: exactly one `name` with `value`."""
@@ -188,31 +200,52 @@ class Call(Stream):
             self.on_defect("call", error)
 
     def _begin(self, headers: HeaderBlock) -> Rejection | None:
-        index = headers.index
         edge = self.edge
-        edge.routes.unrouted.active += 1
-        content_type = index.get(b"content-type", b"")
-        if index[b":method"] != b"POST" or not (content_type in _CONTENT_TYPES or is_grpc_content_type(content_type)):
-            reply.plain_http(self, index[b":method"])
-            return None
-        self._take_request_id(index.get(b"x-request-id"))
-        path = index[b":path"]
-        method = edge.routes.method(path)
-        if method is None:
-            return Reason.METHOD_UNKNOWN.reject("the path is not the name of a method, /package.Service/Method")
-        self.method = method
-        self.path = method.path
-        plan = method.plan
+        beginning = headers.beginning
+        plan = None
+        if beginning is not None:
+            facts = beginning.note
+            if type(facts) is not RequestFacts or facts.routes is not edge.routes:
+                facts = beginning.note = RequestFacts(beginning.fields, beginning.index, edge)
+            if facts.usable:
+                # The deliberate fast path: all but a few fields were understood when a former call began with them.
+                method = facts.method
+                block, timeout, request_id = facts.block, facts.timeout, facts.request_id
+                clean = edge.clean
+                for field in headers.rest:
+                    name = field[0]
+                    if name in clean:
+                        block += field[2]
+                    elif name == b"x-request-id":
+                        request_id = field
+                    elif name == b"grpc-timeout":
+                        timeout = field[1]
+                    elif name not in REWRITTEN and edge.passes(name):
+                        block += field[2]
+                if request_id is None or is_valid_request_id(request_id[1]) is None:
+                    request_id = encode_field(b"x-request-id", edge.runtime.new_request_id())
+                self.request_id = request_id
+                self.block = block + request_id[2]
+                assert method is not None  # noqa: S101 - `usable` says so
+                self.method = method
+                self.path = method.path
+                plan = method.plan or method.match(headers.index, self.plan)
+                self.plan = plan
+                plan.active += 1
         if plan is None:
-            plan = method.match(index, self.plan)
-        if plan is not self.plan:
-            self.plan.active -= 1
-            plan.active += 1
-            self.plan = plan
-        problem = self._check(index)
-        if problem is not None:
-            return problem
-        self.fields = self._clean(headers)
+            timeout = headers.get(b"grpc-timeout")
+            problem = self._begin_slowly(headers)
+            if problem is not None or self.ended:
+                return problem
+            plan = self.plan
+        refusal = self.peer.refusal(self.started)
+        if refusal is not None:
+            return refusal
+        if timeout is not None:
+            seconds = parse_timeout(timeout)
+            if isinstance(seconds, Rejection):
+                return seconds
+            self.deadline = self.started + seconds
         if plan.cluster is None:
             return no_route(self, closed=edge.routes.is_closed)
         if edge.draining:
@@ -227,39 +260,34 @@ class Call(Stream):
         chain.admitted(self)
         return None
 
-    def _check(self, index: dict[bytes, bytes]) -> Rejection | None:
-        refusal = self.peer.refusal(self.started)
-        if refusal is not None:
-            return refusal
-        value = index.get(b"grpc-timeout")
-        if value is not None:
-            try:
-                self.deadline = self.started + grpc_timeout.parse(value)
-            except ValueError as error:
-                return Reason.MALFORMED_REQUEST.reject(f"grpc-timeout: {error}")
+    def _begin_slowly(self, headers: HeaderBlock) -> Rejection | None:
+        """The same for headers that begin like no former ones; ends calls that are not gRPC."""
+        edge, index = self.edge, headers.index
+        unrouted = self.plan
+        unrouted.active += 1
+        if not is_grpc(index):
+            reply.plain_http(self, index[b":method"])
+            return None
+        request_id = next((each for each in reversed(headers.fields) if each[0] == b"x-request-id"), None)
+        if request_id is None or is_valid_request_id(request_id[1]) is None:
+            request_id = encode_field(b"x-request-id", edge.runtime.new_request_id())
+        self.request_id = request_id
+        self.block = b"".join([each[2] for each in self.fields])
+        self.changed = None
+        method = edge.routes.method(index[b":path"])
+        if method is None:
+            return Reason.METHOD_UNKNOWN.reject("the path is not the name of a method, /package.Service/Method")
+        self.method = method
+        self.path = method.path
+        plan = method.plan or method.match(index, unrouted)
+        unrouted.active -= 1
+        plan.active += 1
+        self.plan = plan
         if index.get(b"te") != b"trailers":
-            return Reason.MALFORMED_REQUEST.reject("the request lacks `te: trailers`; something between us is no gRPC peer")
+            return Reason.MALFORMED_REQUEST.reject(
+                "the request lacks `te: trailers`; something between us is no gRPC peer"
+            )
         return None
-
-    def _take_request_id(self, value: bytes | None) -> None:
-        if value is not None and is_valid_request_id(value):
-            self.request_id = (b"x-request-id", value, b"")
-        else:
-            self.request_id = encode_field(b"x-request-id", self.plan.runtime.new_request_id())
-
-    def _clean(self, headers: HeaderBlock) -> list[Field]:
-        fields = headers.fields
-        if self.edge.all_pass(headers.index.keys() - _REWRITTEN):
-            kept = [field for field in fields if field[0] not in _REWRITTEN]
-        else:
-            kept = [field for field in passing(fields) if field[0] not in _REWRITTEN]
-        if not self.request_id[2]:
-            # The caller's own, valid: it is among the fields; its encoding serves the answer as well.
-            self.request_id = next(field for field in fields if field[0] == b"x-request-id")
-        else:
-            kept = [field for field in kept if field[0] != b"x-request-id"]
-            kept.append(self.request_id)
-        return kept
 
     def on_headers_too_large(self, size: int) -> None:
         self.started = self.active = self.connection.now
@@ -441,17 +469,5 @@ def idle_too_long(call: Call) -> Rejection:
     )
 
 
-class _Nothing:
-    """The headers of a call whose headers were not kept."""
-
-    __slots__ = ("fields", "index", "note", "size")
-
-    def __init__(self) -> None:
-        self.fields: tuple[Field, ...] = ()
-        self.index: dict[bytes, bytes] = {}
-        self.note = None
-        self.size = 0
-
-
-_NO_HEADERS: Any = _Nothing()
+_NO_HEADERS = HeaderBlock(None, ())
 _NO_REQUEST_ID: Field = (b"x-request-id", b"", b"")

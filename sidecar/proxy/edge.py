@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from sidecar.grpc_wire.metadata import is_hop_by_hop, is_own
+from sidecar.proxy.request import REWRITTEN
 
 if TYPE_CHECKING:
-    from sidecar.http2.hpack import Field
     from sidecar.proxy.rejection import Rejection
     from sidecar.proxy.routing import RouteTable
     from sidecar.runtime import Runtime
@@ -31,7 +31,7 @@ class Peer(Protocol):
 class Edge:
     """One listener of one generation. `strips_ours`: `x-sidecar-*` in answers is a claim of the agent, not of a sidecar."""
 
-    __slots__ = ("_clean", "direction", "draining", "name", "routes", "runtime", "strips_ours")
+    __slots__ = ("clean", "direction", "draining", "name", "routes", "runtime", "strips_ours")
 
     def __init__(self, *, name: str, direction: str, routes: RouteTable, runtime: Runtime) -> None:
         self.name = name
@@ -40,18 +40,18 @@ class Edge:
         self.runtime = runtime
         self.strips_ours = direction == "inbound"
         self.draining = False
-        self._clean: set[bytes] = set()
+        self.clean: set[bytes] = set()
 
-    def all_pass(self, names: frozenset[bytes] | set[bytes]) -> bool:
-        """Do all of these names go on? Names that were found clean are remembered, up to a bound."""
-        unknown = names - self._clean
-        if not unknown:
+    def passes(self, name: bytes) -> bool:
+        """Does a caller's field of this name go on? Names that were found clean are remembered, up to a bound."""
+        if name in self.clean:
             return True
-        if any(map(is_dropped, unknown)):
+        if is_dropped(name):
             return False
-        if len(self._clean) > _NAMES_KEPT:
-            self._clean.clear()
-        self._clean |= unknown
+        if len(self.clean) > _NAMES_KEPT:
+            self.clean.clear()
+        if name not in REWRITTEN:
+            self.clean.add(name)
         return True
 
 
@@ -59,7 +59,3 @@ def is_dropped(name: bytes) -> bool:
     """Does a caller's field of this name end here? Hop-by-hop fields, and whatever pretends to be ours."""
     return is_hop_by_hop(name) or is_own(name)
 
-
-def passing(fields: tuple[Field, ...]) -> list[Field]:
-    """The fields that may go on, in their order."""
-    return [each for each in fields if not is_dropped(each[0])]

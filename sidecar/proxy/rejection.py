@@ -24,6 +24,14 @@ class Reason(Enum):
     """Why the sidecar answers by itself: (status code, may the caller repeat the RPC?)."""
 
     IDENTITY_UNUSABLE = (StatusCode.UNAUTHENTICATED, False)
+    TOKEN_MISSING = (StatusCode.UNAUTHENTICATED, False)
+    TOKEN_EXPIRED = (StatusCode.UNAUTHENTICATED, False)
+    TOKEN_NOT_YET_VALID = (StatusCode.UNAUTHENTICATED, False)
+    TOKEN_WRONG_AUDIENCE = (StatusCode.UNAUTHENTICATED, False)
+    TOKEN_INVALID = (StatusCode.UNAUTHENTICATED, False)
+    TOKEN_UNKNOWN_KEY = (StatusCode.UNAUTHENTICATED, False)
+    DENIED_BY_RULE = (StatusCode.PERMISSION_DENIED, False)
+    NO_RULE_ALLOWS = (StatusCode.PERMISSION_DENIED, False)
     METHOD_UNKNOWN = (StatusCode.UNIMPLEMENTED, False)
     NO_ROUTE = (StatusCode.UNAVAILABLE, False)
     MALFORMED_REQUEST = (StatusCode.INTERNAL, False)

@@ -30,7 +30,8 @@ _TIMEOUT = b"\x00" + bytes([len(b"grpc-timeout")]) + b"grpc-timeout"
 
 def to_agent(call: Call, attempt: Attempt) -> None:
     """Send the request's headers on `attempt`, and what was held of its messages."""
-    block = b"".join([field[2] for field in call.fields]) + call.peer.to_agent
+    block = call.block if call.changed is None else b"".join([field[2] for field in call.changed])
+    block += call.peer.to_agent
     if call.deadline is not None:
         value = grpc_timeout.encode(call.deadline - call.plan.runtime.clock.monotonic())
         block += _TIMEOUT + bytes([len(value)]) + value

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sidecar import __version__
-from sidecar.config.root import redacted
+from sidecar.config.redaction import redacted
 from sidecar.control.process import State
 
 if TYPE_CHECKING:
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 def ready(process: Process) -> tuple[bool, list[tuple[str, bool, str]]]:
     """(ready?, checks): each check with its name, whether it holds, and a word on it."""
-    now = process.runtime.clock.wall()
     checks = [("state", process.state is State.READY, process.state.value)]
     for name, listener in process.listeners.items():
         checks.append((f"listener {name}", not listener.edge.draining, process.addresses[name]))
     for context in process.certificates.contexts:
-        if context.certificate is not None:
-            days = (context.not_after - now) / 86_400
-            checks.append((f"certificate {context.certificate}", days > 0, f"{days:.1f} days left"))
+        days = context.days_left()
+        if days is not None:
+            word = f"{days:.1f} days left" + (f"; not reloaded: {context.problem}" if context.problem else "")
+            checks.append((f"certificate {context.files.certificate}", days > 0, word))
     generation = process.generation
     if generation is not None:
         problem = process.last_reload_problem
@@ -99,8 +99,7 @@ def listeners(process: Process) -> list[dict[str, Any]]:
 
 def certificates(process: Process) -> list[dict[str, Any]]:
     """Certificates in use: file, names, serial, days left. Never a key."""
-    now = process.runtime.clock.wall()
-    return [context.describe(now) for context in process.certificates.contexts]
+    return [context.describe() for context in process.certificates.contexts]
 
 
 def drain(process: Process) -> dict[str, Any]:
