@@ -1,0 +1,1 @@
+"""What workers or hosts decide together: limits, budgets, records. One small interface; memory, SQLite, Redis."""
