@@ -94,6 +94,8 @@ async def _serve(path: Path, loaded: Loaded) -> int:
     # The snapshot of everything configured lives as long as the process; the collector need not look at it again.
     gc.collect()
     gc.freeze()
+    # Calls free themselves by reference counts (a test says so); cycles are rare, so looking for them can be, too.
+    gc.set_threshold(50_000, 20, 50)
     runtime.log.info("ready", extra={"listeners": process.addresses, "admin": admin.address, "pid": os.getpid()})
     await process.stopped.wait()
     await asyncio.to_thread(admin.close)

@@ -73,15 +73,14 @@ class HeaderBlock:
 class BlockReader:
     """Decodes the blocks of one peer. Exceptions are the decoder's: HpackError, HeaderListTooLarge."""
 
-    __slots__ = ("_beginnings", "_decoder", "_max_list", "_repeats_whole", "_seen", "_whole", "malformed", "stateless")
+    __slots__ = ("_beginnings", "_decoder", "_max_list", "_seen", "_whole", "malformed", "stateless")
 
-    def __init__(self, decoder: Decoder, *, max_list: int, repeats_whole: bool) -> None:
-        """`repeats_whole`: the peer answers requests, so its blocks tend to be the same from end to end."""
+    def __init__(self, decoder: Decoder, *, max_list: int, whole: dict[bytes, HeaderBlock] | None) -> None:
+        """`whole`: where to keep whole blocks of a peer that answers requests, as those are the same from end to end."""
         self._decoder = decoder
         self._max_list = max_list
-        self._repeats_whole = repeats_whole
         self._beginnings: list[Beginning] = []
-        self._whole: dict[bytes, HeaderBlock] = {}
+        self._whole = whole
         self._seen: set[int] = set()
         self.malformed: bytes | None = None
         """Why the block that was just read is malformed (RFC 9113 §8.2.1), or None."""
@@ -91,13 +90,13 @@ class BlockReader:
     def read(self, block: bytes) -> HeaderBlock:
         if not self.stateless:
             return self._decode(block)
-        if self._repeats_whole:
-            whole = self._whole.get(block)
-            if whole is not None:
+        if self._whole is not None:
+            headers = self._whole.get(block)
+            if headers is not None:
                 self.malformed = None
-                return whole
+                return headers
             headers = self._decode(block)
-            self._keep_whole(block, headers)
+            self._keep_whole(block, headers, self._whole)
             return headers
         beginnings = self._beginnings
         for position, beginning in enumerate(beginnings):
@@ -121,7 +120,7 @@ class BlockReader:
         self.malformed = self._decoder.malformed
         return HeaderBlock(None, rest)
 
-    def _keep_whole(self, block: bytes, headers: HeaderBlock) -> None:
+    def _keep_whole(self, block: bytes, headers: HeaderBlock, whole: dict[bytes, HeaderBlock]) -> None:
         """Admit a block at its second sighting: blocks that never repeat must not push out those that do."""
         if len(block) > _LONGEST_WHOLE or self.malformed is not None:
             return
@@ -131,9 +130,9 @@ class BlockReader:
                 self._seen.clear()
             self._seen.add(digest)
         elif not any(field[0] in _SECRET for field in headers.rest):
-            if len(self._whole) >= _WHOLE_KEPT:
-                self._whole.clear()
-            self._whole[block] = headers
+            if len(whole) >= _WHOLE_KEPT:
+                whole.clear()
+            whole[block] = headers
 
     def _learn(self, block: bytes, fields: tuple[Field, ...]) -> None:
         """Keep the beginning of `block`: what it shares with one that is known, else as much of it as is no secret."""

@@ -71,7 +71,6 @@ class Connection:
         "_settings_unacked",
         "_table_acked",
         "_starved",
-        "_table_update",
         "_tail",
         "_unacked",
         "accept",
@@ -83,12 +82,14 @@ class Connection:
         "fault",
         "got_settings",
         "is_server",
+        "known_blocks",
         "now",
         "on_closed",
         "on_going_away",
         "on_idle",
         "on_settings",
         "out",
+        "owes_table_update",
         "owner",
         "peer_initial_window",
         "peer_max_frame",
@@ -96,6 +97,7 @@ class Connection:
         "stream_credit_at",
         "stream_window",
         "streams",
+        "until_probe",
         "wake",
     )
 
@@ -120,7 +122,8 @@ class Connection:
         self.on_settings: Callable[[], None] = _nothing
         self._limits = limits
         self._decoder = decoder or Decoder(max_list_size=limits.max_header_list)
-        self._blocks = BlockReader(self._decoder, max_list=limits.max_header_list, repeats_whole=not self.is_server)
+        self.known_blocks: dict[bytes, HeaderBlock] = {}
+        self._blocks = BlockReader(self._decoder, max_list=limits.max_header_list, whole=None if self.is_server else self.known_blocks)
         # Output: everything that waits for the socket; `dirty` = `wake` has been called for it.
         self.out: list[bytes | memoryview] = []
         self.dirty = False
@@ -139,11 +142,13 @@ class Connection:
         self.stream_window = limits.stream_window
         self.stream_credit_at = limits.stream_window // 2
         self._growth = WindowGrowth(limits.stream_window, limits.stream_window_cap)
+        # Bytes of DATA until the bandwidth-delay product is measured again.
+        self.until_probe = self._growth.start(0)
         self._recv_window = limits.stream_window * 4
         self._unacked = 0
         self._settings_unacked: list[int] = []
         self._table_acked = False
-        self._table_update = False
+        self.owes_table_update = False
         self._starved = False
         # Reading.
         self._tail = b""
@@ -263,18 +268,18 @@ class Connection:
         return self.closed or self.draining or self._next_id >= frames.LARGEST_STREAM_ID
 
     def open(self, stream: Stream) -> None:
-        """Client: give `stream` the next id. Raises LocalError unless `is_open`."""
-        if not self.is_open:
-            raise LocalError("the connection takes no new stream now")
+        """Client: give `stream` the next id. The caller has seen that `is_open`. Raises LocalError if it never was."""
+        if not self.got_settings or self.closed:
+            raise LocalError("the connection takes no stream")
         stream_id = self._next_id
         self._next_id = stream_id + 2
         stream.attach(self, stream_id)
         self.streams[stream_id] = stream
 
     def write_headers(self, stream_id: int, block: bytes, end_stream: bool) -> None:  # noqa: FBT001
-        if self._table_update:
+        if self.owes_table_update:
             # RFC 7541 §4.2: the peer changed its limit and must hear our size first. We use no table at all.
-            self._table_update = False
+            self.owes_table_update = False
             block = b"\x20" + block
         self.out.append(frames.headers(stream_id, block, end_stream=end_stream, max_frame=self.peer_max_frame))
         if not self.dirty:
@@ -461,8 +466,9 @@ class Connection:
                     stream.consume(length - len(payload))
                 else:
                     payload = data[start:stop]
-                if self._growth.received(length):
-                    self.ping(b"bdpprobe", self._grow)
+                self.until_probe -= length
+                if self.until_probe < 0:
+                    self._probe()
                 if stream.content_left >= 0 and not self._content_fits(stream, len(payload), flags & 0x1):
                     continue
                 if flags & 0x1:
@@ -474,6 +480,9 @@ class Connection:
                     stream.on_data(payload, False)
                 else:
                     self._lose_patience(1, "empty DATA frames")
+            elif kind == 0x1 and flags & 0x2C == 0x4 and stream_id:
+                # Neither padded, nor with priority, nor continued: what every gRPC library sends.
+                self._header_block(stream_id & 0x7FFFFFFF, data[start:stop], flags & 0x1)
             elif kind == 0x1:
                 self._read_headers(stream_id & 0x7FFFFFFF, flags, data, start, stop)
             else:
@@ -549,6 +558,14 @@ class Connection:
 
     def _header_block(self, stream_id: int, block: bytes, end_stream: int) -> None:
         stream = self.streams.get(stream_id)
+        known = self.known_blocks.get(block)
+        if known is not None and stream is not None and not stream.remote_closed and known.note is not None:
+            # The deliberate fast path: an answer, or its trailers, exactly as one that was understood before.
+            if not stream.got_headers:
+                self._read_response(stream, known, end_stream)
+            else:
+                self._read_trailers(stream, known, end_stream)
+            return
         too_large = 0
         try:
             headers = self._blocks.read(block)
@@ -597,7 +614,16 @@ class Connection:
             self._lose_patience(1, "streams beyond the announced limit")
             self._refuse(stream_id, ErrorCode.REFUSED_STREAM)
             return
-        if problem is not None or (not too_large and request_problem(headers) is not None):
+        beginning = headers.beginning
+        plain = problem is None and beginning is not None and beginning.is_request
+        if plain:
+            # What follows a beginning that is a request by itself must be neither a pseudo header nor suspicious.
+            for field in headers.rest:
+                name = field[0]
+                if name in _SUSPECT or name[0] == 0x3A:
+                    plain = False
+                    break
+        if not plain and (problem is not None or (not too_large and request_problem(headers) is not None)):
             self._lose_patience(1, "malformed requests")
             self._refuse(stream_id, ErrorCode.PROTOCOL_ERROR)
             return
@@ -612,7 +638,7 @@ class Connection:
             stream.remote_closed = True
         if too_large:
             stream.on_headers_too_large(too_large)
-        elif (length := headers.get(b"content-length")) is not None and not self._note_length(
+        elif not plain and (length := headers.get(b"content-length")) is not None and not self._note_length(
             stream, length, end_stream
         ):
             self.streams.pop(stream_id, None)
@@ -638,18 +664,18 @@ class Connection:
         return not (end_stream and stream.content_left)
 
     def _read_response(self, stream: Stream, headers: HeaderBlock, end_stream: int) -> None:
-        status = headers.get(b":status")
-        if status is None or (headers.note is None and response_problem(headers) is not None):
+        if headers.note is None and response_problem(headers) is not None:
             self._peer_broke_stream(stream, ErrorCode.PROTOCOL_ERROR)
             return
-        if status[:1] == b"1" and len(status) == 3:
+        index = headers.index
+        if index[b":status"][0] == 0x31:
             # RFC 9113 §8.1: interim responses come before the final one and cannot end the stream.
             if end_stream:
                 self._peer_broke_stream(stream, ErrorCode.PROTOCOL_ERROR)
             self._lose_patience(1, "interim responses")
             return
         stream.got_headers = True
-        length = headers.index.get(b"content-length")
+        length = index.get(b"content-length")
         if length is not None and not self._note_length(stream, length, end_stream):
             self._peer_broke_stream(stream, ErrorCode.PROTOCOL_ERROR)
             return
@@ -808,7 +834,7 @@ class Connection:
 
     def _apply_setting(self, key: int, value: int) -> None:
         if key == frames.HEADER_TABLE_SIZE:
-            self._table_update = True
+            self.owes_table_update = True
         elif key == frames.INITIAL_WINDOW_SIZE:
             if value > frames.LARGEST_WINDOW:
                 raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "SETTINGS_INITIAL_WINDOW_SIZE above 2^31-1")
@@ -879,8 +905,15 @@ class Connection:
         self.write_window_update(0, self._unacked)
         self._unacked = 0
 
+    def _probe(self) -> None:
+        """Measure: how much arrives until a PING comes back? `until_probe` counts on below zero meanwhile."""
+        if not self._growth.probing:
+            self._growth.probing = True
+            self.ping(b"bdpprobe", self._grow)
+
     def _grow(self) -> None:
-        growth = self._growth.answered()
+        growth = self._growth.answered(-self.until_probe)
+        self.until_probe = self._growth.start(self.stream_window + growth)
         if not growth:
             return
         self.stream_window += growth
@@ -905,17 +938,11 @@ class Connection:
 def request_problem(headers: HeaderBlock) -> str | None:
     """Why a request is malformed (RFC 9113 §8.2, §8.3.1), or None."""
     beginning = headers.beginning
-    if beginning is not None:
-        # The beginning was found right before; what follows it must be neither a pseudo header nor suspicious.
-        if beginning.is_request is None:
-            beginning.is_request = _request_problem(beginning.index, beginning.fields) is None
-        if beginning.is_request:
-            for field in headers.rest:
-                name = field[0]
-                if name in _SUSPECT or name[0] == 0x3A:
-                    break
-            else:
-                return None
+    if beginning is not None and beginning.is_request is None:
+        index = beginning.index
+        beginning.is_request = (
+            _request_problem(index, beginning.fields) is None and b"content-length" not in index
+        )
     return _request_problem(headers.index, headers.fields)
 
 

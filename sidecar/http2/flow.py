@@ -11,37 +11,26 @@ from __future__ import annotations
 class WindowGrowth:
     """The bandwidth-delay estimate of one connection. All sizes in bytes, times in seconds."""
 
-    __slots__ = ("_cap", "_probing", "_sample", "_since", "_threshold", "window")
+    __slots__ = ("_cap", "probing", "window")
 
     def __init__(self, window: int, cap: int) -> None:
         self.window = window
         self._cap = cap
-        self._probing = False
-        self._sample = 0
-        self._since = 0
-        self._threshold = window // 2
+        self.probing = False
 
-    def received(self, size: int) -> bool:
-        """Account `size` bytes of DATA; True = send a PING now and call `answered` when its answer comes."""
-        if self._probing:
-            self._sample += size
-            return False
-        self._since += size
-        if self._since < self._threshold or self.window >= self._cap:
-            return False
-        self._since = 0
-        self._sample = 0
-        self._probing = True
-        return True
+    def start(self, window: int) -> int:
+        """The probe is over; returns after how many more bytes of DATA the next one is due."""
+        self.probing = False
+        if window >= self._cap:
+            return 1 << 62
+        return self.window // 2
 
-    def answered(self) -> int:
-        """The PING came back; returns by how much each window grows (0 = not at all)."""
-        self._probing = False
+    def answered(self, received: int) -> int:
+        """`received` bytes came until the PING did; returns by how much each window grows (0 = not at all)."""
         # Two thirds of the window within one round trip: the window, not the sender, was the limit.
-        if self._sample * 3 < self.window * 2:
+        if received * 3 < self.window * 2:
             return 0
         grown = min(self.window * 2, self._cap)
         growth = grown - self.window
         self.window = grown
-        self._threshold = grown // 2
         return growth

@@ -47,12 +47,12 @@ unpack_header = _HEADER.unpack_from
 """`(length >> 8, length & 0xFF, type, flags, stream id with its reserved bit)` at an offset."""
 unpack_long = _LONG.unpack_from
 unpack_setting = _SETTING.unpack_from
-_pack_header = _HEADER.pack
+pack_header = _HEADER.pack
 
 
 def header(length: int, kind: int, flags: int, stream_id: int) -> bytes:
     """The nine bytes before a payload of `length` bytes."""
-    return _pack_header(length >> 8, length & 0xFF, kind, flags, stream_id)
+    return pack_header(length >> 8, length & 0xFF, kind, flags, stream_id)
 
 
 def settings(values: dict[int, int]) -> bytes:
@@ -64,15 +64,15 @@ SETTINGS_ACK = header(0, SETTINGS, ACK, 0)
 
 
 def window_update(stream_id: int, increment: int) -> bytes:
-    return _pack_header(0, 4, WINDOW_UPDATE, 0, stream_id) + _LONG.pack(increment)
+    return pack_header(0, 4, WINDOW_UPDATE, 0, stream_id) + _LONG.pack(increment)
 
 
 def rst_stream(stream_id: int, code: int) -> bytes:
-    return _pack_header(0, 4, RST_STREAM, 0, stream_id) + _LONG.pack(code)
+    return pack_header(0, 4, RST_STREAM, 0, stream_id) + _LONG.pack(code)
 
 
 def ping(payload: bytes, *, ack: bool) -> bytes:
-    return _pack_header(0, 8, PING, ACK if ack else 0, 0) + payload
+    return pack_header(0, 8, PING, ACK if ack else 0, 0) + payload
 
 
 def goaway(last_stream_id: int, code: int, debug: bytes = b"") -> bytes:
@@ -83,7 +83,7 @@ def headers(stream_id: int, block: bytes, *, end_stream: bool, max_frame: int) -
     """HEADERS, and CONTINUATION where `block` exceeds the peer's frame size."""
     size = len(block)
     if size <= max_frame:
-        return _pack_header(size >> 8, size & 0xFF, HEADERS, 0x5 if end_stream else 0x4, stream_id) + block
+        return pack_header(size >> 8, size & 0xFF, HEADERS, 0x5 if end_stream else 0x4, stream_id) + block
     parts = [header(max_frame, HEADERS, END_STREAM if end_stream else 0, stream_id), block[:max_frame]]
     for start in range(max_frame, size, max_frame):
         chunk = block[start : start + max_frame]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from sidecar.http2.frames import DATA, END_STREAM, _pack_header
+from sidecar.http2.frames import pack_header as _pack_header
 
 if TYPE_CHECKING:
     from sidecar.http2.blocks import HeaderBlock
@@ -54,7 +54,17 @@ class Stream:
     def send_headers(self, block: bytes, end_stream: bool = False) -> None:  # noqa: FBT001, FBT002 - called per RPC, keywords cost
         """Send an encoded header block; never waits for windows (RFC 9113 §6.9: only DATA is flow-controlled)."""
         connection = self.connection
-        connection.write_headers(self.stream_id, block, end_stream)
+        size = len(block)
+        if size <= connection.peer_max_frame and not connection.owes_table_update:
+            # The deliberate fast path: one frame, written in place.
+            out = connection.out
+            out.append(_pack_header(size >> 8, size & 0xFF, 0x1, 0x5 if end_stream else 0x4, self.stream_id))
+            out.append(block)
+            if not connection.dirty:
+                connection.dirty = True
+                connection.wake()
+        else:
+            connection.write_headers(self.stream_id, block, end_stream)
         if end_stream:
             self.local_closed = True
             if self.remote_closed:
@@ -75,7 +85,7 @@ class Stream:
             self.send_window -= size
             connection.send_window -= size
             out = connection.out
-            out.append(_pack_header(size >> 8, size & 0xFF, DATA, END_STREAM if end_stream else 0, self.stream_id))
+            out.append(_pack_header(size >> 8, size & 0xFF, 0x0, 0x1 if end_stream else 0x0, self.stream_id))
             out.append(payload)
             if not connection.dirty:
                 connection.dirty = True

@@ -25,7 +25,7 @@ OK_BY_AGENT = Outcome(StatusCode.OK, "", Origin.AGENT)
 class ResponseFacts:
     """What a header block of an agent says, found once per distinct block."""
 
-    __slots__ = ("block", "code", "fields", "has_request_id", "http_status", "is_grpc", "outcome")
+    __slots__ = ("block", "code", "fields", "has_request_id", "http_status", "is_final", "is_grpc", "outcome")
 
     def __init__(self, headers: HeaderBlock, *, strips_ours: bool) -> None:
         index = headers.index
@@ -42,6 +42,7 @@ class ResponseFacts:
         )
         value = index.get(b"grpc-status")
         self.code: StatusCode | None = None if value is None else parse_status(value)
+        self.is_final = self.is_grpc and self.code is not None
         self.outcome = OK_BY_AGENT
         if self.code is not None and self.code is not StatusCode.OK:
             message = percent_decode(index.get(b"grpc-message", b""))

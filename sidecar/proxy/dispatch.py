@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from sidecar.grpc_wire.status import StatusCode, from_rst_code
 from sidecar.http2.errors import ErrorCode
+from sidecar.proxy import attempt as attempts
 from sidecar.proxy.policy import Origin, Outcome
 from sidecar.proxy.rejection import Reason, Rejection
 
@@ -19,15 +20,13 @@ if TYPE_CHECKING:
 
 def start(call: Call) -> None:
     """Begin an attempt of `call` at whatever endpoint its cluster picks now."""
-    from sidecar.proxy.attempt import Attempt
-
     cluster = call.plan.cluster
     assert cluster is not None  # noqa: S101 - calls without a cluster were refused
     endpoint = cluster.pick(call)
     if isinstance(endpoint, Rejection):
         call.reject(endpoint)
         return
-    attempt = Attempt(call, endpoint)
+    attempt = attempts.Attempt(call, endpoint)
     call.attempt = attempt
     connection = endpoint.connection()
     if connection is not None:
@@ -47,19 +46,18 @@ def answered(attempt: Attempt, facts: ResponseFacts) -> None:
 def judge(attempt: Attempt, facts: ResponseFacts) -> None:
     """The agent's status has come, in trailers or as Trailers-Only."""
     call = attempt.call
-    problem = facts.protocol_problem()
-    if problem is not None:
-        broke_protocol(attempt, facts)
-        return
-    if facts.code is None:
-        no_status(attempt)
+    if not facts.is_final:
+        if facts.protocol_problem() is not None:
+            broke_protocol(attempt, facts)
+        else:
+            no_status(attempt)
         return
     attempt.over = True
     attempt.endpoint.finished(attempt, facts.outcome)
     if not attempt.local_closed:
         # It answered before it had read everything; the rest of the request has nowhere to go.
         attempt.reset(ErrorCode.CANCEL)
-    if _repeats(call, attempt, facts.outcome):
+    if call.plan.on_attempt_end is not None and _repeats(call, attempt, facts.outcome):
         return
     call.finish(facts)
 
