@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from sidecar.policies.authz import Authz
 from sidecar.policies.deadline import Deadline
 from sidecar.policies.headers import Headers
 from sidecar.policies.metrics import Metrics
@@ -15,6 +16,7 @@ from sidecar.proxy.policy import Policy
 
 ORDER: tuple[type[Policy[Any]], ...] = (
     Deadline,  # before whatever may wait: waiting counts against the deadline
+    Authz,  # before whatever takes something or answers: who may not call takes nothing and learns nothing
     Headers,  # after whatever decides: decisions are made on what the caller sent
     Metrics,  # an observer: sees how all of the above ended
 )

@@ -32,6 +32,40 @@ BYTES_RECEIVED = MetricName("sidecar_rpc_received_bytes_total", "counter", "Mess
 BYTES_SENT = MetricName("sidecar_rpc_sent_bytes_total", "counter", "Message bytes to callers.", _RPC)
 MESSAGES_RECEIVED = MetricName("sidecar_rpc_received_messages_total", "counter", "Messages from callers.", _RPC)
 MESSAGES_SENT = MetricName("sidecar_rpc_sent_messages_total", "counter", "Messages to callers.", _RPC)
+AUTHZ_DECISIONS = MetricName(
+    "sidecar_authz_decisions_total",
+    "counter",
+    "Authorization decisions (allow, deny, would_deny in audit mode) by the rule that made them.",
+    ("listener", "route", "decision", "rule"),
+)
+LIMIT_REFUSALS = MetricName(
+    "sidecar_limit_refusals_total",
+    "counter",
+    "RPCs and streams that a rate limit or a budget refused or ended.",
+    ("listener", "policy", "limit"),
+)
+LIMIT_PAUSES = MetricName(
+    "sidecar_limit_pauses_total",
+    "counter",
+    "Messages that a rate limit held back until their time came.",
+    ("listener", "limit"),
+)
+LIMIT_STORE_ERRORS = MetricName(
+    "sidecar_limit_store_errors_total",
+    "counter",
+    "Shared limits and budgets that their store could not decide, by what was done instead: allow, deny; "
+    "charge_lost: units that were used and could not be charged.",
+    ("listener", "policy", "limit", "decision"),
+)
+BUDGET_CHARGED = MetricName(
+    "sidecar_budget_charged_total", "counter", "Units charged to a budget.", ("listener", "limit")
+)
+BUDGET_CHARGES_UNREADABLE = MetricName(
+    "sidecar_budget_charges_unreadable_total",
+    "counter",
+    "Charges by the agent that are no whole number; what was reserved is charged instead.",
+    ("listener", "limit"),
+)
 CONNECTIONS = MetricName("sidecar_connections_active", "gauge", "Open connections of callers.", ("listener", "direction"))
 CONNECTIONS_ACCEPTED = MetricName(
     "sidecar_connections_accepted_total", "counter", "Connections accepted.", ("listener", "direction")
