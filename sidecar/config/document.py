@@ -81,6 +81,12 @@ def read_document(text: str, file: str) -> tuple[Node | None, list[Problem]]:
             reader.take(event)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
+        is_unfinished = any(known in (error.problem or "") for known in _UNFINISHED)
+        if is_unfinished and mark and _REFERENCE in _line(text, mark.line):
+            problem = Problem(file, mark.line + 1, mark.column + 1, "", _UNQUOTED)
+            raise UnreadableError(problem) from None
+        if is_unfinished and error.context_mark:
+            mark = error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
         raise UnreadableError(Problem(file, line, column, "", _syntax(error, text, line, column))) from None
     except yaml.YAMLError:
@@ -241,6 +247,11 @@ def position(text: str, offset: int) -> tuple[int, int]:
     return before.count("\n") + 1, len(before) - before.rfind("\n")
 
 
+_REFERENCE = "${"
+_UNQUOTED = "`${` begins a mapping here; between brackets or braces put ${NAME} into quotes"
+
+# Found missing at the end, and to be mended where it began.
+_UNFINISHED = ("expected ',' or ']'", "expected ',' or '}'", "unexpected end of stream")
 _SYNTAX = (
     (
         "mapping values are not allowed",
@@ -262,11 +273,15 @@ _SYNTAX = (
 )
 
 
+def _line(text: str, index: int) -> str:
+    lines = text.splitlines()
+    return lines[index] if index < len(lines) else ""
+
+
 def _syntax(error: yaml.MarkedYAMLError, text: str, line: int, column: int) -> str:
     """What the parser says, in words that tell what to do."""
     said = error.problem or error.context or "cannot be read"
-    lines = text.splitlines()
-    here = lines[line - 1] if line <= len(lines) else ""
+    here = _line(text, line - 1)
     indentation = here[: len(here) - len(here.lstrip())]
     if "\t" in indentation and column <= len(indentation) + 1:
         return "a tab in the indentation; YAML is indented with spaces only"

@@ -94,7 +94,9 @@ def parse(
     # What could not be read must not be told again as being of a wrong type.
     unread = [each.loc for each in broken]
     problems += [
-        _placed(each, document, file) for each in found if not any(each.loc[: len(loc)] == loc for loc in unread)
+        _placed(each, document, file)
+        for each in found
+        if each.at_key or not any(each.loc[: len(loc)] == loc for loc in unread)
     ]
     if problems or root is None:
         raise ConfigError(problems)

@@ -10,7 +10,7 @@ from sidecar.config.model import Model
 REDACTED = "[redacted]"
 
 # pydantic writes a SecretStr so.
-_SECRET = "**********"
+_SECRET = "**********"  # noqa: S105 - no password
 # Metadata that carries credentials by its name; `private_key` is a path and stays.
 _SECRET_NAMES = re.compile(r"(authorization|cookie|token|secret|passw|credential|api[-_]?key)")
 _USER_INFO = re.compile(r"(?<=://)[^/@\s]+@")

@@ -31,7 +31,7 @@ from pydantic_core import CoreSchema, core_schema
 
 # ── durations ──
 
-_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)(ms|s|m|h)", re.ASCII)
+_DURATION = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,3})?)(ms|s|m|h)", re.ASCII)
 _SECONDS = {"h": Decimal(3600), "m": Decimal(60), "s": Decimal(1), "ms": Decimal("0.001")}
 _LONGEST = 87_600 * 3600
 _DURATION_HELP = "write a number and a unit: 250ms, 5s, 30m, 24h"
@@ -71,7 +71,7 @@ def _duration(value: object, info: ValidationInfo) -> object:
     if info.mode == "python" and isinstance(value, float | int):
         return float(value)
     if isinstance(value, float | int) and not isinstance(value, bool):
-        raise ValueError(f"has no unit; {_DURATION_HELP}")
+        raise ValueError(f"has no unit; {_DURATION_HELP}")  # noqa: TRY004 - pydantic takes ValueError
     raise ValueError(f"is not a duration; {_DURATION_HELP}")
 
 
@@ -82,7 +82,7 @@ Duration: TypeAlias = Annotated[
     WithJsonSchema(
         {
             "type": "string",
-            "pattern": r"^[0-9]{1,9}(\.[0-9]{1,3})?(ms|s|m|h)$",
+            "pattern": r"^[0-9]{1,12}(\.[0-9]{1,3})?(ms|s|m|h)$",
             "examples": ["250ms", "5s", "30m", "24h"],
         }
     ),
@@ -182,7 +182,7 @@ class Rate:
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         return {
             "type": "string",
-            "pattern": r"^[0-9]{1,15}/[0-9]{1,9}(\.[0-9]{1,3})?(ms|s|m|h)$",
+            "pattern": r"^[0-9]{1,15}/[0-9]{1,12}(\.[0-9]{1,3})?(ms|s|m|h)$",
             "examples": ["100/1m"],
         }
 
@@ -496,7 +496,7 @@ def _file(value: object, info: ValidationInfo) -> object:
     if isinstance(value, Path):
         return value
     if not isinstance(value, str):
-        raise ValueError("is not a path; write the path of a file, relative to this one or absolute")
+        raise ValueError("is not a path; write the path of a file, relative to this one or absolute")  # noqa: TRY004 - pydantic takes ValueError
     if not value or "\0" in value:
         raise ValueError("is not a path; write the path of a file, relative to this one or absolute")
     context: dict[str, Any] = info.context or {}
