@@ -46,13 +46,15 @@ class Cluster:
         self._unresolved: dict[str, str] = {}
         self._timer: Timer | None = None
         self._closed = False
+        # The deliberate fast path of most sidecars: one endpoint, and it is ready.
+        self._only: Endpoint | None = None
         self._picker = RoundRobin(())
         self._hopeful = RoundRobin(())
 
     # ── the data path ──
 
     def pick(self, call: Call) -> Endpoint | Rejection:
-        picked = self._picker.pick(call) or self._hopeful.pick(call)
+        picked = self._only or self._picker.pick(call) or self._hopeful.pick(call)
         return picked if picked is not None else self._refusal()
 
     def _refusal(self) -> Rejection:
@@ -125,7 +127,9 @@ class Cluster:
     def _publish(self) -> None:
         endpoints = self._endpoints.values()
         start = self._runtime.random.randrange(1 << 16)
-        self._picker = RoundRobin(tuple(each for each in endpoints if each.is_ready), start)
+        ready = tuple(each for each in endpoints if each.is_ready)
+        self._only = ready[0] if len(ready) == 1 else None
+        self._picker = RoundRobin(ready, start)
         self._hopeful = RoundRobin(tuple(each for each in endpoints if each.is_hopeful), start)
 
     @property

@@ -130,7 +130,7 @@ class Endpoint:
                 return
             attempt = self._waiting.popleft()
             if not attempt.over:
-                attempt.launch(connection)
+                attempt.launch(connection, self._runtime.clock.monotonic())
 
     def _refuse_waiting(self) -> None:
         waiting, self._waiting = self._waiting, deque()

@@ -122,7 +122,7 @@ class BlockReader:
 
     def _keep_whole(self, block: bytes, headers: HeaderBlock, whole: dict[bytes, HeaderBlock]) -> None:
         """Admit a block at its second sighting: blocks that never repeat must not push out those that do."""
-        if len(block) > _LONGEST_WHOLE or self.malformed is not None:
+        if len(block) > _LONGEST_WHOLE or self.malformed is not None or b"content-length" in headers.index:
             return
         digest = hash(block)
         if digest not in self._seen:

@@ -62,7 +62,6 @@ class Connection:
         "_on_ping",
         "_patience",
         "_patience_at",
-        "_peer_max_streams",
         "_preface_left",
         "_recv_window",
         "_reset_budget",
@@ -93,6 +92,7 @@ class Connection:
         "owner",
         "peer_initial_window",
         "peer_max_frame",
+        "peer_max_streams",
         "send_window",
         "stream_credit_at",
         "stream_window",
@@ -135,7 +135,7 @@ class Connection:
         # The peer's side of the settings (RFC 9113 §6.5.2: initial values hold until its SETTINGS arrive).
         self.peer_initial_window = frames.DEFAULT_WINDOW
         self.peer_max_frame = frames.DEFAULT_MAX_FRAME
-        self._peer_max_streams = frames.LARGEST_STREAM_ID
+        self.peer_max_streams = frames.LARGEST_STREAM_ID
         self.send_window = frames.DEFAULT_WINDOW
         self.got_settings = False
         # Our side.
@@ -258,7 +258,7 @@ class Connection:
             self.got_settings
             and not self.closed
             and not self.draining
-            and len(self.streams) < self._peer_max_streams
+            and len(self.streams) < self.peer_max_streams
             and self._next_id < frames.LARGEST_STREAM_ID
         )
 
@@ -562,7 +562,14 @@ class Connection:
         if known is not None and stream is not None and not stream.remote_closed and known.note is not None:
             # The deliberate fast path: an answer, or its trailers, exactly as one that was understood before.
             if not stream.got_headers:
-                self._read_response(stream, known, end_stream)
+                stream.got_headers = True
+                if not end_stream:
+                    stream.on_headers(known, False)
+                else:
+                    stream.remote_closed = True
+                    stream.on_headers(known, True)
+                    if stream.local_closed:
+                        self.forget(stream)
             else:
                 self._read_trailers(stream, known, end_stream)
             return
@@ -850,7 +857,7 @@ class Connection:
                 raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "SETTINGS_MAX_FRAME_SIZE out of its range")
             self.peer_max_frame = value
         elif key == frames.MAX_CONCURRENT_STREAMS:
-            self._peer_max_streams = value
+            self.peer_max_streams = value
         elif key == frames.ENABLE_PUSH and (value > 1 or (value and not self.is_server)):
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "SETTINGS_ENABLE_PUSH must be 0 or 1")
 

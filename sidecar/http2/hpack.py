@@ -208,6 +208,7 @@ class Decoder:
         self.strict = True
         fields: list[Field] = []
         memo = self._memo
+        names = self._names
         position, end = 0, len(block)
         try:
             if (self._update_due and end) or (end and block[0] & 0xE0 == 0x20):
@@ -246,7 +247,13 @@ class Decoder:
                 if field is None:
                     if position > end:
                         raise HpackError("a string longer than its block")
-                    field = self._literal(raw, first, middle - start)
+                    name = names.get(raw[1 : middle - start])
+                    value = block[middle + 1 : position]
+                    if name in _UNKEPT and length < 0x80 and not value.translate(None, _PRINTABLE):
+                        # What differs in each call: a plain value under a name that is known.
+                        field = (name, value, raw if first != 0x40 else b"\0" + raw[1:])
+                    else:
+                        field = self._literal(raw, first, middle - start)
                 if first >= 0x40 and self._table_size:
                     self._insert(field)
                 fields.append(field)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class Peer:
     """A caller. `to_agent`: the encoded fields that tell the agent who it is."""
 
-    __slots__ = ("_refused", "address", "certificate", "connection", "edge", "ends", "identity", "to_agent")
+    __slots__ = ("address", "certificate", "connection", "edge", "ends", "identity", "refused", "to_agent")
 
     def __init__(
         self,
@@ -35,13 +35,13 @@ class Peer:
         self.certificate = certificate
         self.to_agent = to_agent
         self.ends = ends
-        self._refused = refused
+        self.refused = refused
         self.connection: Connection | None = None
 
     def refusal(self, now: float) -> Rejection | None:
         """Per RPC, not only at the handshake: a connection may outlive the validity of its certificate."""
         if now < self.ends:
-            return self._refused
+            return self.refused
         return Reason.IDENTITY_UNUSABLE.reject(
             f"the certificate of {self.identity} has expired on this connection; connect again with a new one",
             identity=self.identity or "",
@@ -49,7 +49,7 @@ class Peer:
 
     def refuse(self, rejection: Rejection | None) -> None:
         """From now on (a revocation list has changed), or no longer."""
-        self._refused = rejection
+        self.refused = rejection
 
 
 def unusable(problem: str) -> Rejection:

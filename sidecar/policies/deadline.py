@@ -35,5 +35,7 @@ class Deadline(Policy[DeadlineConfig]):
         self._idle = config.idle
 
     def on_request(self, call: Call) -> None:
-        call.limit_deadline(call.started + (self._default if call.deadline is None else self._max))
+        latest = call.started + self._max
+        if call.deadline is None or call.deadline > latest:
+            call.limit_deadline(call.started + self._default if call.deadline is None else latest)
         call.idle = self._idle

@@ -71,13 +71,13 @@ class Attempt(Stream):
         self.responded = False
         self.over = False
 
-    def launch(self, connection: Connection) -> None:
+    def launch(self, connection: Connection, now: float) -> None:
         """Send the call's headers, and whatever the caller sent since, on `connection` (which is open)."""
         call = self.call
         connection.open(self)
         self.started = True
         self.endpoint.started(self)
-        relay.to_agent(call, self)
+        relay.to_agent(call, self, now)
 
     def abandon(self, code: int = ErrorCode.CANCEL) -> None:
         """Nobody wants the answer any more: RST_STREAM, never a half-close."""
@@ -104,7 +104,10 @@ class Attempt(Stream):
             dispatch.broke_protocol(self, facts)
         else:
             self.responded = True
-            dispatch.answered(self, facts)
+            if call.plan.on_attempt_end is None:
+                call.start_response(facts)
+            else:
+                dispatch.answered(self, facts)
 
     def on_data(self, payload: bytes, end_stream: bool) -> None:  # noqa: FBT001
         call = self.call
@@ -124,7 +127,10 @@ class Attempt(Stream):
             elif not relay.count_response(call, payload):
                 return
             if call.send_data(payload, False):
-                self.consume(size)
+                if self.unacked + size < self.connection.stream_credit_at:
+                    self.unacked += size
+                else:
+                    self.consume(size)
         if end_stream:
             dispatch.no_status(self)
 

@@ -49,6 +49,7 @@ class Call(Stream):
         "entered",
         "block",
         "changed",
+        "has_waited",
         "headers",
         "held",
         "held_end",
@@ -72,6 +73,7 @@ class Call(Stream):
         "response_prefix",
         "started",
         "straight",
+        "timeout",
         "waiting",
     )
 
@@ -94,10 +96,13 @@ class Call(Stream):
         # What goes upstream: the encoded fields, or, once a policy has touched them, the list of them.
         self.block = b""
         self.changed: list[Field] | None = None
+        # The caller's grpc-timeout as it came.
+        self.timeout: bytes | None = None
         self.deadline: float | None = None
         self.deadline_is_ours = False
         self.idle: float | None = None
         self.waiting: Any = None
+        self.has_waited = False
         self.request_pipe: MessagePipe | None = None
         self.response_pipe: MessagePipe | None = None
         # Bytes of the current message still to come, per direction; -1: its five-byte prefix was cut, this is its beginning.
@@ -210,7 +215,8 @@ class Call(Stream):
             if facts.usable:
                 # The deliberate fast path: all but a few fields were understood when a former call began with them.
                 method = facts.method
-                block, timeout, request_id = facts.block, facts.timeout, facts.request_id
+                block, seconds, request_id = facts.block, facts.seconds, facts.request_id
+                self.timeout = facts.timeout
                 clean = edge.clean
                 for field in headers.rest:
                     name = field[0]
@@ -219,7 +225,8 @@ class Call(Stream):
                     elif name == b"x-request-id":
                         request_id = field
                     elif name == b"grpc-timeout":
-                        timeout = field[1]
+                        self.timeout = field[1]
+                        seconds = parse_timeout(field[1])
                     elif name not in REWRITTEN and edge.passes(name):
                         block += field[2]
                 if request_id is None or is_valid_request_id(request_id[1]) is None:
@@ -233,16 +240,16 @@ class Call(Stream):
                 self.plan = plan
                 plan.active += 1
         if plan is None:
-            timeout = headers.get(b"grpc-timeout")
+            self.timeout = headers.get(b"grpc-timeout")
+            seconds = None if self.timeout is None else parse_timeout(self.timeout)
             problem = self._begin_slowly(headers)
             if problem is not None or self.ended:
                 return problem
             plan = self.plan
-        refusal = self.peer.refusal(self.started)
-        if refusal is not None:
-            return refusal
-        if timeout is not None:
-            seconds = parse_timeout(timeout)
+        peer = self.peer
+        if peer.refused is not None or self.started >= peer.ends:
+            return peer.refusal(self.started)
+        if seconds is not None:
             if isinstance(seconds, Rejection):
                 return seconds
             self.deadline = self.started + seconds
@@ -313,7 +320,10 @@ class Call(Stream):
                 return
             attempt = self.attempt
             if attempt is not None and attempt.send_data(payload, end_stream):
-                self.consume(size)
+                if self.unacked + size < self.connection.stream_credit_at:
+                    self.unacked += size
+                else:
+                    self.consume(size)
         elif self.ended:
             self.consume(size)
         else:
@@ -356,7 +366,10 @@ class Call(Stream):
         if self.plan.on_trailers:
             chain.trailers(self, facts)
         else:
-            self.send_end(facts.block if self.responded or facts.has_request_id else facts.block + self.request_id[2])
+            if self.responded and self.pending is None:
+                self.send_headers(facts.block, True)
+            else:
+                self.send_end(facts.block if self.responded or facts.has_request_id else facts.block + self.request_id[2])
             self.end(facts.outcome)
 
     def send_end(self, block: bytes) -> None:

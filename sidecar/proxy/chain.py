@@ -33,7 +33,15 @@ def stopped(call: Call, verdict: Verdict) -> None:
 def admitted(call: Call) -> None:
     """All request hooks have passed."""
     plan = call.plan
-    call.watch_time(call.connection.now)
+    now = call.connection.now
+    if call.deadline is not None or call.idle is not None:
+        call.watch_time(now)
+    if not plan.wants_messages:
+        # The deliberate fast path: nobody looks at messages, and nothing has been waited for.
+        if call.remote_closed:
+            call.held_end = True
+        dispatch.start(call, now if not call.has_waited else plan.runtime.clock.monotonic())
+        return
     if plan.wants_request:
         call.request_pipe = relay.MessagePipe(
             call,
@@ -91,6 +99,7 @@ def trailers(call: Call, facts: ResponseFacts) -> None:
 
 
 def _wait(call: Call, coroutine: Coroutine[Any, Any, None]) -> None:
+    call.has_waited = True
     call.waiting = call.plan.runtime.spawn(coroutine, f"call {call.path}")
 
 
@@ -198,7 +207,7 @@ def _finish(call: Call, facts: ResponseFacts, fields: list[Field]) -> None:
 def _start(call: Call) -> None:
     if call.remote_closed and call.request_pipe is None:
         call.held_end = True
-    dispatch.start(call)
+    dispatch.start(call, call.plan.runtime.clock.monotonic())
     if call.request_pipe is not None and call.remote_closed and not call.ended:
         call.request_pipe.feed(b"", end=True)
 
@@ -212,7 +221,7 @@ def _send_to_agent(call: Call, message: bytes) -> None:
     relay.hold(call, message, end=False)
     if attempt is None:
         # The route starts late: this is the first message that has passed.
-        dispatch.start(call)
+        dispatch.start(call, call.plan.runtime.clock.monotonic())
 
 
 def _is_agent_ready(call: Call) -> bool:
@@ -261,7 +270,7 @@ def _half_close(call: Call) -> None:
     attempt = call.attempt
     call.held_end = True
     if attempt is None:
-        dispatch.start(call)
+        dispatch.start(call, call.plan.runtime.clock.monotonic())
     elif attempt.started and not attempt.local_closed:
         attempt.send_data(b"", True)
 

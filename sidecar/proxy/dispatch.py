@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from sidecar.proxy.call import Call
 
 
-def start(call: Call) -> None:
-    """Begin an attempt of `call` at whatever endpoint its cluster picks now."""
+def start(call: Call, now: float) -> None:
+    """Begin an attempt of `call` at whatever endpoint its cluster picks; `now` in monotonic seconds."""
     cluster = call.plan.cluster
     assert cluster is not None  # noqa: S101 - calls without a cluster were refused
     endpoint = cluster.pick(call)
@@ -30,7 +30,7 @@ def start(call: Call) -> None:
     call.attempt = attempt
     connection = endpoint.connection()
     if connection is not None:
-        attempt.launch(connection)
+        attempt.launch(connection, now)
         return
     refused = endpoint.enqueue(attempt)
     if refused is not None:
@@ -96,7 +96,7 @@ def not_processed(attempt: Attempt) -> None:
     attempt.endpoint.finished(attempt, REFUSED)
     if call.attempts == 1 and relay_is_untouched(call):
         call.attempts = 0
-        start(call)
+        start(call, call.plan.runtime.clock.monotonic())
         return
     reject(
         attempt,

@@ -21,6 +21,9 @@ class Peer(Protocol):
     edge: Edge
     identity: str | None
     address: str
+    ends: float
+    """When its certificate expires, in monotonic seconds."""
+    refused: Rejection | None
     to_agent: bytes
     """Encoded fields that tell the agent who calls; empty where it is not told."""
 

@@ -69,6 +69,7 @@ class Plan:
         "runtime",
         "starts_late",
         "unwind",
+        "wants_messages",
         "wants_request",
         "wants_response",
     )
@@ -114,6 +115,7 @@ class Plan:
         self.wants_request = bool(self.on_request_message or self.on_request_end)
         self.starts_late = self.wants_request and any(each.before_start for each in self.policies)
         self.wants_response = bool(self.on_response_message)
+        self.wants_messages = self.wants_request or self.wants_response
 
     def _collect(self, hook: str, *, backwards: bool = False) -> tuple[Any, ...]:
         found = [(i, getattr(each, hook)) for i, each in enumerate(self.policies) if defines(each, hook)]

@@ -28,12 +28,14 @@ if TYPE_CHECKING:
 _TIMEOUT = b"\x00" + bytes([len(b"grpc-timeout")]) + b"grpc-timeout"
 
 
-def to_agent(call: Call, attempt: Attempt) -> None:
-    """Send the request's headers on `attempt`, and what was held of its messages."""
+def to_agent(call: Call, attempt: Attempt, now: float) -> None:
+    """Send the request's headers on `attempt` at `now` (monotonic seconds), and what was held of its messages."""
     block = call.block if call.changed is None else b"".join([field[2] for field in call.changed])
     block += call.peer.to_agent
     if call.deadline is not None:
-        value = grpc_timeout.encode(call.deadline - call.plan.runtime.clock.monotonic())
+        value = call.timeout
+        if value is None or call.deadline_is_ours or now != call.started:
+            value = grpc_timeout.encode(call.deadline - now)
         block += _TIMEOUT + bytes([len(value)]) + value
     if attempt.number:
         block += encode_field(b"grpc-previous-rpc-attempts", b"%d" % attempt.number)[2]

@@ -36,12 +36,13 @@ class RequestFacts:
     `block`: its fields that go on, encoded. Valid for one route table.
     """
 
-    __slots__ = ("block", "method", "request_id", "routes", "timeout", "usable")
+    __slots__ = ("block", "method", "request_id", "routes", "seconds", "timeout", "usable")
 
     def __init__(self, fields: Iterable[Field], index: Mapping[bytes, bytes], edge: Edge) -> None:
         self.routes: RouteTable = edge.routes
         self.method: Method | None = None
         self.timeout: bytes | None = index.get(b"grpc-timeout")
+        self.seconds: float | Rejection | None = None if self.timeout is None else parse_timeout(self.timeout)
         self.request_id: Field | None = next((each for each in fields if each[0] == b"x-request-id"), None)
         self.block = b""
         self.usable = False

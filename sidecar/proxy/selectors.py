@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import attrgetter
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
+    from collections.abc import Hashable, Sequence
+
     from sidecar.proxy.call import Call
 
 Matcher: TypeAlias = Callable[[str], bool]
 Selector: TypeAlias = "Callable[[Call], str | None]"
+Key: TypeAlias = "Callable[[Call], Hashable]"
+SKIPPED = object()
+"""In place of a key: the call lacks a part, and that was said to be optional."""
 
 
 def compile_pattern(pattern: str) -> Matcher:
@@ -55,6 +61,34 @@ def compile_selector(text: str) -> Selector:
         raise ValueError(f"{text!r} selects nothing; allowed: {allowed}") from None
 
 
+def compile_key(parts: Sequence[str], *, skips_absent: bool = False) -> Key:
+    """Compile a list of selectors to one that gives a key: the text of a single part, else a tuple of texts.
+
+    A part that the call has not is None in the key, so that all calls without it share one; with `skips_absent` the key
+    of such a call is `SKIPPED`. Raises ValueError naming what is allowed.
+    """
+    selectors = tuple(map(compile_selector, parts))
+    key: Key
+    if parts and all(part in _ATTRIBUTES for part in parts):
+        # The fast path: attributes alone are read in C, as one text or as a tuple.
+        key = attrgetter(*(_ATTRIBUTES[part] for part in parts))
+    elif len(selectors) == 1:
+        key = selectors[0]
+    else:
+
+        def key(call: Call) -> Hashable:
+            return tuple([select(call) for select in selectors])
+
+    if not skips_absent:
+        return key
+
+    def key_or_skipped(call: Call) -> Hashable:
+        found = key(call)
+        return SKIPPED if found is None or (type(found) is tuple and None in found) else found
+
+    return key_or_skipped
+
+
 def _anything(_: str) -> bool:
     return True
 
@@ -65,3 +99,5 @@ _SELECTORS: dict[str, Selector] = {
     "route": lambda call: call.plan.route,
     "authority": lambda call: call.metadata_text(b":authority"),
 }
+# Selectors that are plain attributes of a call.
+_ATTRIBUTES = {"identity": "identity", "method": "path", "route": "plan.route"}

@@ -69,7 +69,7 @@ class SceneEndpoint:
         self.wire.start()
         waiting, self.waiting = self.waiting, []
         for attempt in waiting:
-            attempt.launch(self.wire.client)
+            attempt.launch(self.wire.client, self.scene.clock.monotonic())
 
 
 class SceneCluster:
