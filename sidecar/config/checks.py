@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from sidecar.config.listeners import MatchConfig
-from sidecar.config.problems import Located, did_you_mean, listed
+from sidecar.config.problems import Located, did_you_mean, listed, quoted
 from sidecar.config.root import AdminConfig, Root
 from sidecar.config.units import is_loopback, parse_bind, split_address
 from sidecar.proxy.selectors import covers
@@ -43,13 +43,13 @@ def warnings(root: Root) -> Iterator[Located]:
         if listener.direction == "inbound" and listener.tls is None and not is_loopback(listener.bind):
             yield Located(
                 ("listeners", index, "bind"),
-                f"`{listener.bind}` can be reached from other machines without TLS, so callers have no identity; "
+                f"{quoted(listener.bind)} can be reached from other machines without TLS, so callers have no identity; "
                 "add tls, or bind to 127.0.0.1 or unix:/path",
             )
         if listener.direction == "outbound" and listener.tls is None and not is_loopback(listener.bind):
             yield Located(
                 ("listeners", index, "bind"),
-                f"`{listener.bind}` lets other machines call with this node's identity; "
+                f"{quoted(listener.bind)} lets other machines call with this node's identity; "
                 "bind to 127.0.0.1 or unix:/path",
             )
     used = {route.to for listener in root.listeners for route in listener.routes}
@@ -73,7 +73,7 @@ def _repeated_names(loc: tuple[str | int, ...], value: Any) -> Iterator[Located]
             continue
         if name in seen:
             first = ".".join(map(str, (*loc, seen[name])))
-            yield Located((*loc, index, "name"), f"`{name}` is also the name of {first}; names must differ")
+            yield Located((*loc, index, "name"), f"{quoted(name)} is also the name of {first}; names must differ")
         else:
             seen[name] = index
 
@@ -88,8 +88,10 @@ def _colliding_addresses(data: dict[str, Any], listeners: list[tuple[int, dict[s
             continue
         for name, other in taken:
             if _is_address(other) and _collide(bind, other):
-                same = "the address of" if bind == other else f"taken in part by `{other}` of"
-                yield Located(("listeners", index, "bind"), f"`{bind}` is {same} {name}, too; choose another port")
+                same = "the address of" if bind == other else f"taken in part by {quoted(other)} of"
+                yield Located(
+                    ("listeners", index, "bind"), f"{quoted(bind)} is {same} {name}, too; choose another port"
+                )
                 break
         taken.append((f"listeners.{index}.bind", bind))
 
@@ -122,7 +124,8 @@ def _unknown_clusters(data: dict[str, Any], listeners: list[tuple[int, dict[str,
             if isinstance(to, str) and to not in clusters:
                 yield Located(
                     ("listeners", index, "routes", position, "to"),
-                    f"`{to}` is no cluster; {did_you_mean(to, clusters)}known: {listed(sorted(clusters)) or 'none'}",
+                    f"{quoted(to)} is no cluster; "
+                    f"{did_you_mean(to, clusters)}known: {listed(sorted(clusters)) or 'none'}",
                 )
 
 
@@ -137,7 +140,7 @@ def _unreachable(listener: int, routes: Any) -> Iterator[Located]:
             if _takes_all(wide, match):
                 yield Located(
                     ("listeners", listener, "routes", index, "match"),
-                    f"is never reached: routes.{position} ({name}) takes every call before; "
+                    f"is never reached: routes.{position} ({quoted(name)}) takes every call before; "
                     "put this route first, or remove it",
                 )
                 break

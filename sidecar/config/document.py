@@ -15,7 +15,7 @@ from typing import Any, Literal, NoReturn, TypeAlias
 
 import yaml
 
-from sidecar.config.problems import Problem
+from sidecar.config.problems import Problem, dotted, quoted
 
 # The C parser where PyYAML was built with it; both give the same events.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -160,7 +160,7 @@ class _Reader:
         if self._nodes > MAX_NODES:
             self._stop(node.line, node.column, f"more than {MAX_NODES} values; split the configuration")
         if event.tag is not None:
-            self._tell(node, "", f"the tag {event.tag!r} is not supported; remove it, and put text into quotes")
+            self._tell(node, "", f"the tag {quoted(event.tag)} is not supported; remove it, and put text into quotes")
         if event.anchor is not None:
             self._anchors[event.anchor] = node
 
@@ -209,22 +209,20 @@ class _Reader:
             parent.fields[key] = (name, value)
 
     def _tell(self, node: Node, key: str, message: str) -> None:
-        path = self._path()
-        if key:
-            path = f"{path}.{key}" if path else key
+        path = dotted([*self._path(), *([key] if key else [])])
         self.problems.append(Problem(self._file, node.line, node.column, path, message))
 
-    def _path(self) -> str:
+    def _path(self) -> list[str]:
         parts = []
         for node, name in self._open:
             if node.kind == "list":
                 parts.append(str(len(node.items)))
             elif name is not None:
                 parts.append(name.text)
-        return ".".join(parts)
+        return parts
 
     def _stop(self, line: int, column: int, message: str) -> NoReturn:
-        raise UnreadableError(Problem(self._file, line, column, self._path(), message))
+        raise UnreadableError(Problem(self._file, line, column, dotted(self._path()), message))
 
 
 # YAML 1.1 §5.1, without the byte-order mark inside a text.

@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, WithJsonSchema
 from sidecar.config.model import Model
 from sidecar.config.policies import Policies
 from sidecar.config.units import (
+    METHOD_SCHEMA,
     BindAddress,
     Duration,
     FilePath,
@@ -73,16 +74,13 @@ def _several(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
-_METHOD_SCHEMA = {"type": "string", "examples": ["/agent.v1.AgentService/Get*", "/*"]}
-
-
 class MatchConfig(Model):
     """Which calls a route takes: all that is named must match."""
 
     method: Annotated[
         tuple[MethodPattern, ...],
         BeforeValidator(_several),
-        WithJsonSchema({"anyOf": [_METHOD_SCHEMA, {"type": "array", "minItems": 1, "items": _METHOD_SCHEMA}]}),
+        WithJsonSchema({"anyOf": [METHOD_SCHEMA, {"type": "array", "minItems": 1, "items": METHOD_SCHEMA}]}),
     ] = Field(min_length=1, description="/package.Service/Method, /package.Service/Get*, /* or a list of such")
     authority: TextPattern = Field(
         default="*", description="the host the caller asked for: exact, prefix*, *suffix or *"

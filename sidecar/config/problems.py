@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+_SHOWN = 60
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Problem:
@@ -19,7 +21,7 @@ class Problem:
 
     def __str__(self) -> str:
         where = f"{self.file}:{self.line}:{self.column}: "
-        return f"{where}{self.path}: {self.message}" if self.path else f"{where}{self.message}"
+        return printable(f"{where}{self.path}: {self.message}" if self.path else f"{where}{self.message}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,5 +53,16 @@ def listed(words: Iterable[str]) -> str:
 
 
 def dotted(loc: Iterable[str | int]) -> str:
-    """(listeners, 0, bind) → `listeners.0.bind`; a key that is not printable is shown escaped."""
-    return ".".join(str(part) if str(part).isprintable() else ascii(part)[1:-1] for part in loc)
+    """(listeners, 0, bind) → `listeners.0.bind`."""
+    return printable(".".join(map(str, loc)))
+
+
+def quoted(text: str) -> str:
+    """A value of the file between backticks, shortened, on one line."""
+    shown = printable(text)
+    return f"`{shown}`" if len(shown) <= _SHOWN else f"`{shown[:_SHOWN]}…`"
+
+
+def printable(text: str) -> str:
+    """`text` with whatever would break a line or move a terminal's cursor escaped."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)

@@ -347,13 +347,12 @@ def parse_method_pattern(text: str) -> str:
     return text
 
 
-MethodPattern: TypeAlias = Annotated[
-    str,
-    _text(parse_method_pattern),
-    WithJsonSchema(
-        {"type": "string", "pattern": f"^{_METHOD.pattern}$", "examples": ["/agent.v1.AgentService/Get*", "/*"]}
-    ),
-]
+METHOD_SCHEMA: dict[str, Any] = {
+    "type": "string",
+    "pattern": f"^{_METHOD.pattern}$",
+    "examples": ["/agent.v1.AgentService/Get*", "/*"],
+}
+MethodPattern: TypeAlias = Annotated[str, _text(parse_method_pattern), WithJsonSchema(METHOD_SCHEMA)]
 """A method, or the beginning of one and `*`."""
 
 

@@ -10,12 +10,11 @@ from pydantic import BaseModel, SecretStr
 
 from sidecar.config.document import Node
 from sidecar.config.model import ContradictionsError
-from sidecar.config.problems import Located, did_you_mean, listed
+from sidecar.config.problems import Located, did_you_mean, listed, quoted
 from sidecar.config.units import format_duration, format_size, parse_duration, parse_size
 
 Loc: TypeAlias = "tuple[str | int, ...]"
 
-_SHOWN = 60
 _LENGTHS = {"too_short", "too_long", "string_too_short", "string_too_long"}
 
 
@@ -36,7 +35,7 @@ def _finding(error: Mapping[str, Any], model: type[BaseModel], root: Node) -> li
         cause = error["ctx"]["error"]
         if isinstance(cause, ContradictionsError):
             return [_contradiction(loc, field, message, model, root) for field, message in cause.found]
-        shown = _quoted(str(loc[-1])) if is_key else _shown(root, loc, model)
+        shown = f"{quoted(str(loc[-1]))} " if is_key else _shown(root, loc, model)
         return [Located(loc, f"{shown}{cause}", at_key=is_key)]
     return [Located(loc, _message(kind, error, loc, model, root), at_key=is_key or kind == "extra_forbidden")]
 
@@ -190,12 +189,7 @@ def _shown(root: Node, loc: Loc, model: type[BaseModel]) -> str:
     node = root.at(loc)[0]
     if node.kind != "scalar" or _type_at(model, loc) is SecretStr:
         return ""
-    return _quoted(node.text)
-
-
-def _quoted(text: str) -> str:
-    shown = text if text.isprintable() else ascii(text)[1:-1]
-    return f"`{shown}` " if len(shown) <= _SHOWN else f"`{shown[:_SHOWN]}…` "
+    return f"{quoted(node.text)} "
 
 
 def _type_at(annotation: Any, loc: Loc) -> Any:

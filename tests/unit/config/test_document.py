@@ -86,11 +86,11 @@ def test_nothing_is_no_document() -> None:
         ),
         (
             "a: !!str 5\n",
-            "c:1:4: a: the tag 'tag:yaml.org,2002:str' is not supported; remove it, and put text into quotes",
+            "c:1:4: a: the tag `tag:yaml.org,2002:str` is not supported; remove it, and put text into quotes",
         ),
         (
             "a: !!python/name:os.system x",
-            "c:1:4: a: the tag 'tag:yaml.org,2002:python/name:os.system' is not supported; remove it, and put "
+            "c:1:4: a: the tag `tag:yaml.org,2002:python/name:os.system` is not supported; remove it, and put "
             "text into quotes",
         ),
         (

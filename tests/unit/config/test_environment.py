@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.config.environment import substitute
@@ -50,6 +50,7 @@ def test_bytes_that_are_no_text_are_refused() -> None:
     assert "\udcff" not in str(refused.value)
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_doubled_dollars_stand_for_themselves(text: str) -> None:
     assert substitute(text.replace("$", "$$"), {}) == text

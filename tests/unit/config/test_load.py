@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.config.load import MAX_BYTES, Loaded, load, parse
@@ -511,7 +511,7 @@ BAD: list[tuple[str, str, str]] = [
         '          method: /agent.v1.AgentService/Execute\n          authority: "*"\n          metadata: '
         '{x-tenant: "acme-*"}\n',
         '          method: "/*"\n',
-        "27:16: listeners.0.routes.1.match: is never reached: routes.0 (execute) takes every call before; "
+        "27:16: listeners.0.routes.1.match: is never reached: routes.0 (`execute`) takes every call before; "
         "put this route first, or remove it",
     ),
     # YAML
@@ -528,7 +528,7 @@ BAD: list[tuple[str, str, str]] = [
     (
         "orders-1",
         "!!str orders-1",
-        "1:14: node.name: the tag 'tag:yaml.org,2002:str' is not supported; remove it, and put text into quotes",
+        "1:14: node.name: the tag `tag:yaml.org,2002:str` is not supported; remove it, and put text into quotes",
     ),
     (
         "orders-1",
@@ -785,11 +785,13 @@ def _refused(path: Path) -> str:
 # ── anything at all ──
 
 
+@settings(deadline=None)
 @given(st.one_of(st.text(), st.text(alphabet="ab:-[]{}&*!|>'\"%@`#,?<~$ \t\n\r0.")))
 def test_any_text_is_read_or_refused_with_a_line(text: str) -> None:
     _read_or_refused(text)
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_a_configuration_with_a_piece_replaced_is_read_or_refused(data: st.DataObject) -> None:
     start = data.draw(st.integers(0, len(GOOD)))
@@ -812,6 +814,7 @@ VALUES = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_a_configuration_with_a_value_replaced_is_read_or_refused(data: st.DataObject) -> None:
     document = yaml.safe_load(GOOD)

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from sidecar.config.problems import ConfigError, Problem, did_you_mean, dotted, listed
+from sidecar.config.problems import ConfigError, Problem, did_you_mean, dotted, listed, quoted
 
 
 def test_a_problem_says_where_and_what() -> None:
@@ -29,6 +29,15 @@ def test_nothing_is_proposed_where_nothing_is_near() -> None:
 
 def test_a_path_is_dotted_and_printable() -> None:
     assert dotted(("listeners", 0, "bi\x1bnd")) == "listeners.0.bi\\x1bnd"
+
+
+def test_a_problem_is_one_line_whatever_it_tells_of() -> None:
+    assert str(Problem("c\n", 1, 2, "a", "`\x1b[2J` is wrong")) == "c\\n:1:2: a: `\\x1b[2J` is wrong"
+
+
+def test_values_are_quoted_short_and_on_one_line() -> None:
+    assert quoted("é\n") == "`é\\n`"
+    assert quoted("x" * 61) == "`" + "x" * 60 + "…`"
 
 
 def test_words_are_listed() -> None:

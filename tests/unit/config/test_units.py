@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
@@ -51,6 +51,7 @@ def test_what_is_no_duration_is_told_what_is_one(text: str, message: str) -> Non
         units.parse_duration(text)
 
 
+@settings(deadline=None)
 @given(
     st.integers(0, 87_600_000),
     st.sampled_from(["", ".5", ".25", ".125", ".001"]),
@@ -97,6 +98,7 @@ def test_what_is_no_size_is_told_what_is_one(text: str, message: str) -> None:
         units.parse_size(text)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**40))
 def test_a_size_is_written_as_text_that_means_the_same(size: int) -> None:
     assert units.parse_size(units.format_size(size)) == size
@@ -393,6 +395,7 @@ PARSERS: list[Callable[[str], object]] = [
 ]
 
 
+@settings(deadline=None)
 @given(st.sampled_from(PARSERS), st.one_of(st.text(), st.text(alphabet="0159.:/[]*-smhKiMB unxspfe")))
 def test_a_parser_takes_text_or_says_why_not_without_repeating_it(parse: Callable[[str], object], text: str) -> None:
     try:
