@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import random
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -25,6 +26,8 @@ from sidecar.clock import Deadlines
 from sidecar.grpc_wire.status import StatusCode
 from sidecar.http2.connection import Connection, Limits
 from sidecar.http2.errors import ErrorCode
+from sidecar.listeners import inbound
+from sidecar.listeners.peer import Peer
 from sidecar.proxy.call import Call
 from sidecar.proxy.edge import Edge
 from sidecar.proxy.plan import Plan
@@ -42,21 +45,6 @@ Metadata: TypeAlias = Mapping[str, str] | Iterable[tuple[str, str]]
 
 METHOD = "/test.Service/Method"
 CALLER = "spiffe://mesh.local/agent/caller"
-
-
-class BenchPeer:
-    """A caller's connection."""
-
-    to_agent = b""
-
-    def __init__(self, edge: Edge, identity: str | None, address: str) -> None:
-        self.edge = edge
-        self.identity = identity
-        self.address = address
-        self.refused: Rejection | None = None
-
-    def refusal(self, now: float) -> Rejection | None:
-        return self.refused
 
 
 class BenchEndpoint:
@@ -124,8 +112,8 @@ class Bench(Generic[P]):
         self.edge = Edge(
             name="bench", direction="inbound", routes=RouteTable([(Match(), self.plan)], unrouted), runtime=runtime
         )
-        self._prepare: Callable[[Call], None] = lambda _: None
-        self._peer = BenchPeer(self.edge, CALLER, "10.0.0.9:5000")
+        self._peer: Peer
+        self._prepare: Callable[[Call], None]
         limits = Limits(max_concurrent_streams=1_000_000, max_header_list=max_metadata)
         self.wire = Wire(client_connection(), server_connection(self._accept, limits), now=clock.monotonic)
         self.wire.start()
@@ -172,7 +160,15 @@ class Bench(Generic[P]):
                 call.note(name, value)
 
         self._prepare = prepare
-        self._peer = BenchPeer(self.edge, identity, address)
+        self._peer = Peer(
+            self.edge,
+            identity=identity,
+            address=address,
+            certificate=None,
+            to_agent=inbound.told_agent(identity),
+            ends=math.inf,
+            refused=None,
+        )
         stream = ScriptedStream()
         self.streams.append(stream)
         self.wire.client.open(stream)
