@@ -53,12 +53,13 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
     ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
         told: health_pb2.HealthCheckResponse.ServingStatus | None = None
         while True:
-            changed = self._changed
+            # All three before yielding: what changes meanwhile is found by the next look.
+            changed, is_ended = self._changed, self._is_ended
             status = self._statuses.get(request.service, health_pb2.HealthCheckResponse.SERVICE_UNKNOWN)
             if status != told:
                 told = status
                 yield health_pb2.HealthCheckResponse(status=status)
-            if self._is_ended:
+            if is_ended:
                 return
             await changed.wait()
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from agent_server.tools.once import CREATE
 from agent_server.tools.sql import deny_outside
 from agent_server.tools.sqlite_thread import SqliteThread
 
@@ -82,6 +83,7 @@ class Database:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
         connection.execute("PRAGMA foreign_keys=ON")
+        connection.execute(CREATE)
         return connection
 
     def _connect_reader(self) -> sqlite3.Connection:

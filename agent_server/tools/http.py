@@ -53,11 +53,18 @@ class Fetcher:
     """GETs. One per server: connections are kept and shared."""
 
     def __init__(
-        self, rule: AddressRule, *, now: Callable[[], float], user_agent: str, ssl_context: ssl.SSLContext | None = None
+        self,
+        rule: AddressRule,
+        *,
+        now: Callable[[], float],
+        user_agent: str,
+        ssl_context: ssl.SSLContext | None = None,
+        network: httpcore.AsyncNetworkBackend | None = None,
     ) -> None:
         self._now = now
+        checked = _CheckedNetwork(rule, network or httpcore.AnyIOBackend())
         self._client = httpx.AsyncClient(
-            transport=_Transport(_CheckedNetwork(rule), ssl_context or ssl.create_default_context()),
+            transport=_Transport(checked, ssl_context or ssl.create_default_context()),
             headers={"user-agent": user_agent, "accept-encoding": "gzip, deflate"},
             follow_redirects=False,
             trust_env=False,
@@ -78,8 +85,8 @@ class Fetcher:
                 sent = dict(headers)
                 for _ in range(MAX_REDIRECTS + 1):
                     final = str(current)
-                    if current.scheme not in ("http", "https") or not current.host:
-                        reason, message = "BAD_URL", "neither http nor https, or without a host"
+                    if current.scheme not in ("http", "https") or not current.host or (current.port or 0) > 65535:
+                        reason, message = "BAD_URL", "neither http nor https, without a host, or with a wrong port"
                         break
                     async with self._client.stream("GET", current, headers=sent, timeout=timeout) as response:
                         location = response.headers.get("location")
@@ -154,6 +161,7 @@ def _reason(error: Exception) -> str | None:
         (httpx.DecodingError, "BAD_ENCODING"),
         (zlib.error, "BAD_ENCODING"),
         (ssl.SSLError, "TLS_FAILED"),
+        (UnicodeError, "BAD_URL"),  # a host name with a label too long to look up
         (OSError, "CONNECT_FAILED"),
     ):
         if isinstance(error, kind):
@@ -172,9 +180,9 @@ def _is_tls(error: BaseException | None) -> bool:
 class _CheckedNetwork(httpcore.AsyncNetworkBackend):
     """Connects to addresses the rule allows. The name for TLS stays the host's, so certificates are checked against it."""
 
-    def __init__(self, rule: AddressRule) -> None:
+    def __init__(self, rule: AddressRule, inner: httpcore.AsyncNetworkBackend) -> None:
         self._rule = rule
-        self._inner = httpcore.AnyIOBackend()
+        self._inner = inner
 
     async def connect_tcp(
         self,

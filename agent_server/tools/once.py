@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 
 KEPT_SECONDS = 24 * 3600.0
 
-_CREATE = """CREATE TABLE IF NOT EXISTS agent_server_once (
+CREATE = """CREATE TABLE IF NOT EXISTS agent_server_once (
     identity TEXT NOT NULL, key TEXT NOT NULL, fingerprint TEXT NOT NULL, at REAL NOT NULL, result TEXT NOT NULL,
     PRIMARY KEY (identity, key)) WITHOUT ROWID"""
+"""Run when a database is opened: later, a caller could have renamed a table of his own to this name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,6 @@ def recorded(connection: sqlite3.Connection, key: Key) -> tuple[dict[str, Any], 
 
     Raises Failure INVALID_ARGUMENT (KEY_REUSED) when the key was used for something else.
     """
-    connection.execute(_CREATE)
     query = "SELECT fingerprint, result FROM agent_server_once WHERE identity = ? AND key = ?"
     row = connection.execute(query, (key.identity, key.key)).fetchone()
     if row is None:

@@ -111,7 +111,7 @@ class RecordWriter:
         fields = record.fields
         if not fields:
             return _reject(record, "EMPTY_RECORD", "has no fields")
-        values: list[Cell] = []
+        values: dict[str, Cell] = {}
         for name, raw in fields.items():
             column = self._columns.get(name)
             if column is None:
@@ -129,11 +129,13 @@ class RecordWriter:
             if not fits(value, column.affinity):
                 text = f"column {name} is {column.affinity}, the value is {type_name(value)}"
                 return _reject(record, "TYPE_MISMATCH", text, name)
-            values.append(value)
+            values[name] = value
         for name in self._required:
             if name not in fields:
                 return _reject(record, "MISSING_FIELD", f"column {name} must have a value", name)
-        return Accepted(record, tuple(fields), tuple(values))
+        # In the order of the columns: that of a message is not kept on the wire, and neighbours of one shape are written together.
+        names = tuple(name for name in self._columns if name in values)
+        return Accepted(record, names, tuple(values[name] for name in names))
 
     def write(self, connection: sqlite3.Connection, batch: Sequence[Accepted]) -> BatchResult:
         """Write a batch in one transaction. Raises sqlite3.Error, with nothing of the batch written."""

@@ -30,7 +30,7 @@ from clients.python import (  # noqa: E402 - grpc's core reads the variable when
 from clients.python.failure import number_of  # noqa: E402
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator
+    from collections.abc import AsyncIterator, Callable, Coroutine
 
 STATUS_OFFSET = 64
 """As grpcurl does it, so that scripts can be carried over."""
@@ -287,25 +287,31 @@ def _key(text: str) -> str:
     return key
 
 
-def _lines(file: Any) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(file, 1):
+async def _numbered(file: Any) -> AsyncIterator[tuple[int, str]]:
+    # In a thread: a terminal that waits for its user must not keep answers from being printed.
+    loop = asyncio.get_running_loop()
+    number = 0
+    while line := await loop.run_in_executor(None, file.readline):
+        number += 1
         if line.strip():
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError as error:
-                msg = f"line {number}: {error}"
-                raise click.ClickException(msg) from error
-            if not isinstance(record, dict):
-                msg = f"line {number}: expected a JSON object"
-                raise click.ClickException(msg)
-            yield record
+            yield number, line.strip()
 
 
-def _turns(file: Any, session: str) -> Iterator[Turn]:
-    for number, line in enumerate(file, 1):
-        text = line.strip()
-        if not text:
-            continue
+async def _lines(file: Any) -> AsyncIterator[dict[str, Any]]:
+    async for number, line in _numbered(file):
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            msg = f"line {number}: {error}"
+            raise click.ClickException(msg) from error
+        if not isinstance(record, dict):
+            msg = f"line {number}: expected a JSON object"
+            raise click.ClickException(msg)
+        yield record
+
+
+async def _turns(file: Any, session: str) -> AsyncIterator[Turn]:
+    async for number, text in _numbered(file):
         if not text.startswith("{"):
             yield Turn(text=text, session_id=session)
             continue

@@ -98,7 +98,7 @@ class AgentClient:
 
     async def close(self) -> None:
         """End the connection; calls that still run are cancelled."""
-        await self._channel.close()
+        await self._channel.close(None)
 
     async def execute(
         self,
@@ -220,7 +220,7 @@ class AgentClient:
             with _failures():
                 async for message in call:
                     yield to_answer(message, await _version(call))
-        except Exception:
+        except BaseException:
             if failed:
                 raise failed[0] from None
             raise

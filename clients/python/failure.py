@@ -27,7 +27,7 @@ class FieldViolation:
     description: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False)
 class CallFailure(Exception):  # noqa: N818 - a failed call is not always an error of the program
     """A call, or a turn of a conversation, that failed."""
 
@@ -81,7 +81,8 @@ def code_of(number: int) -> grpc.StatusCode:
 
 def from_rpc_error(error: grpc.aio.AioRpcError) -> CallFailure:
     """What grpc.aio raised, with its details taken apart. Details that do not parse are left out."""
-    trailers = tuple((str(key), value) for key, value in error.trailing_metadata() or ())
+    pairs: Any = error.trailing_metadata() or ()
+    trailers = tuple((str(key), value) for key, value in pairs)
     return from_status(error.code(), error.details() or "", trailers)
 
 
