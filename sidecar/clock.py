@@ -98,6 +98,21 @@ class Deadlines:
             self._arm(due[0])
 
 
+async def sleep(clock: Clock, seconds: float) -> None:
+    """Wait `seconds` of `clock`."""
+    woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def wake() -> None:
+        if not woken.done():
+            woken.set_result(None)
+
+    timer = clock.call_later(seconds, wake)
+    try:
+        await woken
+    finally:
+        timer.cancel()
+
+
 class LoopClock:
     """Time of the running event loop and of the machine."""
 

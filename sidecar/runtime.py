@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import random
 
     from sidecar.clock import Clock, Deadlines
+    from sidecar.store.interface import Store
     from sidecar.telemetry.metrics import Metrics
 
 T = TypeVar("T")
@@ -34,7 +35,7 @@ class KeptState:
         self._asked.add(key)
         if key not in self._values:
             self._values[key] = factory()
-        value: Any = self._values[key]
+        value: T = self._values[key]  # type: ignore[assignment]  # the key stands for what its factory makes
         return value
 
     def sweep(self) -> None:
@@ -49,14 +50,6 @@ class Tasks:
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
-
-    def new_request_id(self) -> bytes:
-        return new_request_id(self.clock.wall(), self.random)
-
-    def defect(self, where: str, error: BaseException) -> None:
-        """An exception that should not be: counted, and logged with its text, which no caller sees."""
-        self.metrics.defects[where] += 1
-        self.log.error("defect", exc_info=error, extra={"where": where, "route": self.route})
 
     def spawn(self, coroutine: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
         task = asyncio.get_running_loop().create_task(coroutine, name=name)
@@ -89,6 +82,8 @@ class Runtime:
     listener: str = ""
     route: str = ""
     direction: str = ""
+    store: Store | None = None
+    """What is shared with other workers and hosts; None = none is configured."""
 
     def scoped(self, *, listener: str, route: str, direction: str) -> Runtime:
         """The same process, seen by one route."""

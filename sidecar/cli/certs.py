@@ -27,7 +27,7 @@ _DAYS = click.IntRange(1, 36500)
 
 
 def _now() -> float:
-    return time.time()  # noqa: TID251  # a command is an edge of the program: here its time begins
+    return time.time()  # a command is an edge of the program: here its time begins
 
 
 def _told(command: Callable[P, R]) -> Callable[P, R]:
@@ -109,7 +109,7 @@ Examples:
 )
 @click.option("--force", is_flag=True, help="Overwrite existing files.")
 @_told
-def issue(  # noqa: PLR0917  # click gives options by name
+def issue(  # click gives options by name
     name: str,
     authority: Path,
     out: Path,

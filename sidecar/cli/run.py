@@ -44,6 +44,7 @@ LEVELS = click.Choice(["debug", "info", "warning", "error"])
 @click.option("--log-level", type=LEVELS, default="info", show_default=True, help="What is logged.")
 def run(path: Path, log_level: str) -> None:
     """Run the sidecar that FILE describes until it is told to stop."""
+    path = path.absolute()
     loaded = load_or_exit(path)
     writer = logs.configure(log_level)
     try:
@@ -69,7 +70,7 @@ def make_runtime() -> Runtime:
     return Runtime(
         clock=clock,
         deadlines=Deadlines(clock),
-        random=random.Random(),  # noqa: S311 - jitter and spreading, no secrets
+        random=random.Random(),
         metrics=Metrics(),
         log=logging.getLogger("sidecar"),
     )
@@ -79,7 +80,7 @@ async def _serve(path: Path, loaded: Loaded) -> int:
     from sidecar.control.admin.http import AdminServer
 
     runtime = make_runtime()
-    process = Process(path.absolute(), runtime, os.environ)
+    process = Process(path, runtime, os.environ)
     admin_config = loaded.root.admin
     try:
         token = admin_config.token.get_secret_value() if admin_config.token is not None else None

@@ -110,7 +110,7 @@ def _collide(one: str, other: str) -> bool:
     if port != other_port or port == 0:
         return False
     is_v6 = (":" in host, ":" in other_host)
-    everywhere = {"::" if is_v6[0] else "0.0.0.0"}  # noqa: S104 - compared, not bound
+    everywhere = {"::" if is_v6[0] else "0.0.0.0"}
     return host == other_host or (is_v6[0] == is_v6[1] and bool({host, other_host} & everywhere))
 
 

@@ -30,7 +30,7 @@ def json_schema(order: Iterable[type[Configured]] | None = None) -> dict[str, An
 
 
 class _Generator(GenerateJsonSchema):
-    def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002 - the signature is given
+    def field_title_should_be_set(self, schema: Any) -> bool:
         """Editors show the field's name; a second one in capitals says nothing."""
         return False
 

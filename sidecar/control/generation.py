@@ -104,9 +104,7 @@ class Builder:
             )
         unrouted = self._plan(config, "", {}, None, idempotent=False)
         runtime = self._runtime.scoped(listener=config.name, route="", direction=config.direction)
-        return Edge(
-            name=config.name, direction=config.direction, routes=RouteTable(routes, unrouted), runtime=runtime
-        )
+        return Edge(name=config.name, direction=config.direction, routes=RouteTable(routes, unrouted), runtime=runtime)
 
     def _plan(
         self,

@@ -114,7 +114,7 @@ class Process:
 
     def reload(self) -> bool:
         """Read the file again. A generation that cannot be built changes nothing; the reason is logged and shown."""
-        assert self.generation is not None  # noqa: S101 - `start` came first
+        assert self.generation is not None
         try:
             loaded = load(self.path, environ=self._environ)
             generation = self._builder.build(
@@ -141,12 +141,14 @@ class Process:
 
     def _check_fixed(self, root: Root) -> None:
         """What a reload cannot change: where we listen."""
-        assert self.generation is not None  # noqa: S101
+        assert self.generation is not None
         before = {each.name: each.bind for each in self.generation.root.listeners}
         after = {each.name: each.bind for each in root.listeners}
         if before != after:
             changed = sorted({name for name in before.keys() | after.keys() if before.get(name) != after.get(name)})
-            raise ValueError(f"listeners {', '.join(changed)}: adding, removing or re-binding a listener needs a restart")
+            raise ValueError(
+                f"listeners {', '.join(changed)}: adding, removing or re-binding a listener needs a restart"
+            )
         if root.admin != self.generation.root.admin:
             raise ValueError("admin: a change needs a restart")
 

@@ -115,11 +115,16 @@ def _encode(detail: Detail) -> tuple[str, bytes]:
         seconds, nanos = divmod(nanoseconds, 1_000_000_000)
         return "RetryInfo", _bytes(1, _number(1, seconds) + _number(2, nanos))
     if isinstance(detail, QuotaFailure):
-        return "QuotaFailure", b"".join(_bytes(1, _text(1, each.subject) + _text(2, each.description)) for each in detail.violations)
+        return "QuotaFailure", b"".join(
+            _bytes(1, _text(1, each.subject) + _text(2, each.description)) for each in detail.violations
+        )
     if isinstance(detail, BadRequest):
-        return "BadRequest", b"".join(_bytes(1, _text(1, each.field) + _text(2, each.description)) for each in detail.violations)
+        return "BadRequest", b"".join(
+            _bytes(1, _text(1, each.field) + _text(2, each.description)) for each in detail.violations
+        )
     return "PreconditionFailure", b"".join(
-        _bytes(1, _text(1, each.type) + _text(2, each.subject) + _text(3, each.description)) for each in detail.violations
+        _bytes(1, _text(1, each.type) + _text(2, each.subject) + _text(3, each.description))
+        for each in detail.violations
     )
 
 

@@ -7,11 +7,11 @@ from struct import Struct
 _PREFIX = Struct(">BI")
 
 
-class MalformedMessage(ValueError):  # noqa: N818 - what it is
+class MalformedMessage(ValueError):
     """A prefix whose flag byte is neither 0 nor 1."""
 
 
-class MessageTooLarge(ValueError):  # noqa: N818
+class MessageTooLarge(ValueError):
     """The prefix announces more than is allowed; none of it is kept."""
 
     def __init__(self, size: int, limit: int) -> None:

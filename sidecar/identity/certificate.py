@@ -96,11 +96,11 @@ def facts(der: bytes, trust_domains: frozenset[str] = frozenset()) -> Certificat
             not_after=certificate.not_valid_after_utc.timestamp(),
             fingerprint=fingerprint,
         )
-    except Exception:  # noqa: BLE001  # bytes of a stranger: no kind of damage may end more than its own connection
+    except Exception:  # bytes of a stranger: no kind of damage may end more than its own connection
         return CertificateFacts(identity=None, problem="the certificate cannot be read", fingerprint=fingerprint)
     try:
         return _with_names(known, certificate, trust_domains)
-    except Exception:  # noqa: BLE001  # the same
+    except Exception:  # the same
         return known
 
 
@@ -143,7 +143,7 @@ def _with_names(
     )
 
 
-def _identify(  # noqa: PLR0911  # one return per rule reads best
+def _identify(  # one return per rule reads best
     uris: list[str], names: list[str], trust_domains: frozenset[str]
 ) -> tuple[str | None, str | None]:
     if len(uris) > 1:

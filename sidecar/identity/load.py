@@ -147,7 +147,7 @@ def _check_order(chain: tuple[x509.Certificate, ...], path: Path) -> None:
     for place, (one, issuer) in enumerate(pairwise(chain), start=1):
         try:
             one.verify_directly_issued_by(issuer)
-        except Exception:  # noqa: BLE001  # wrong name, wrong signature, unknown algorithm: one meaning
+        except Exception:  # wrong name, wrong signature, unknown algorithm: one meaning
             raise ValueError(
                 f"{path}: certificate {place + 1} did not issue certificate {place}; "
                 "the order is leaf first, then each issuer"

@@ -138,9 +138,7 @@ class Listener:
             )
         except (OSError, ssl.SSLError, asyncio.CancelledError) as error:
             self.handshakes_failed += 1
-            self.runtime.log.info(
-                "handshake failed", extra={"listener": self.name, "cause": _handshake_cause(error)}
-            )
+            self.runtime.log.info("handshake failed", extra={"listener": self.name, "cause": _handshake_cause(error)})
             accepted.close()
             inlet.leave()
 
@@ -278,7 +276,7 @@ class Inlet:
 
     def _call(self, connection: Connection) -> Call:
         peer = self.peer
-        assert peer is not None  # noqa: S101 - set before the connection exists
+        assert peer is not None
         return Call(peer)
 
     @property

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from sidecar.config.model import Model
-from sidecar.config.units import Duration  # noqa: TC001 - pydantic reads the annotation
+from sidecar.config.units import Duration
 from sidecar.proxy.policy import Policy
 
 if TYPE_CHECKING:
@@ -18,9 +19,15 @@ if TYPE_CHECKING:
 class DeadlineConfig(Model):
     """How long an RPC may take."""
 
-    default: Duration = Field(30.0, description="the deadline of a caller that sets none", gt=0)
-    max: Duration = Field(600.0, description="no RPC runs longer, whatever its caller says", gt=0)
-    idle: Duration = Field(300.0, description="an RPC without a message in either direction for so long is ended", gt=0)
+    default: Duration = Field(default=30.0, description="the deadline of a caller that sets none", gt=0)
+    max: Duration = Field(default=600.0, description="no RPC runs longer, whatever its caller says", gt=0)
+    idle: Duration = Field(
+        default=300.0, description="an RPC without a message in either direction for so long is ended", gt=0
+    )
+
+    def contradictions(self) -> Iterator[tuple[str, str]]:
+        if self.default > self.max:
+            yield "default", "is longer than max; lower it, or raise max"
 
 
 class Deadline(Policy[DeadlineConfig]):
@@ -30,7 +37,7 @@ class Deadline(Policy[DeadlineConfig]):
     config_model = DeadlineConfig
 
     def __init__(self, config: DeadlineConfig, runtime: Runtime) -> None:
-        self._default = min(config.default, config.max)
+        self._default = config.default
         self._max = config.max
         self._idle = config.idle
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from sidecar.config.model import Model
-from sidecar.config.units import MetadataName  # noqa: TC001 - pydantic reads the annotation
+from sidecar.config.units import MetadataName, MetadataValue
 from sidecar.http2.hpack import encode_field
 from sidecar.proxy.policy import Policy
 
@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 class HeadersConfig(Model):
     """Request metadata to set and to remove."""
 
-    set: dict[MetadataName, str] = Field(default_factory=dict, description="fields the agent gets, replacing the caller's")
-    remove: tuple[MetadataName, ...] = Field((), description="fields of the caller that the agent does not get")
+    set: dict[MetadataName, MetadataValue] = Field(
+        default_factory=dict, description="fields the agent gets, replacing the caller's"
+    )
+    remove: tuple[MetadataName, ...] = Field(default=(), description="fields of the caller that the agent does not get")
 
 
 class Headers(Policy[HeadersConfig]):

@@ -43,8 +43,6 @@ class MethodCounts:
         self.messages_in = 0
         self.messages_out = 0
 
-
-
     def by_outcome(self) -> dict[tuple[StatusCode, Origin, Reason | None], int]:
         """How many RPCs ended in each way."""
         found = dict(self.ended)

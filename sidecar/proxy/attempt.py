@@ -30,9 +30,7 @@ class ResponseFacts:
     def __init__(self, headers: HeaderBlock, *, strips_ours: bool) -> None:
         index = headers.index
         self.fields: tuple[Field, ...] = tuple(
-            field
-            for field in headers.fields
-            if not is_hop_by_hop(field[0]) and not (strips_ours and is_own(field[0]))
+            field for field in headers.fields if not is_hop_by_hop(field[0]) and not (strips_ours and is_own(field[0]))
         )
         self.block = b"".join([field[2] for field in self.fields])
         self.has_request_id = b"x-request-id" in index
@@ -90,7 +88,7 @@ class Attempt(Stream):
 
     # ── what comes back ──
 
-    def on_headers(self, headers: HeaderBlock, end_stream: bool) -> None:  # noqa: FBT001
+    def on_headers(self, headers: HeaderBlock, end_stream: bool) -> None:
         call = self.call
         if self.over:
             return
@@ -109,7 +107,7 @@ class Attempt(Stream):
             else:
                 dispatch.answered(self, facts)
 
-    def on_data(self, payload: bytes, end_stream: bool) -> None:  # noqa: FBT001
+    def on_data(self, payload: bytes, end_stream: bool) -> None:
         call = self.call
         if self.over:
             return

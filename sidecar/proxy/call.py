@@ -39,22 +39,22 @@ class Call(Stream):
         "active",
         "attempt",
         "attempts",
+        "block",
         "bucket",
         "bytes_in",
         "bytes_out",
+        "changed",
         "deadline",
         "deadline_is_ours",
         "edge",
         "ended",
         "entered",
-        "block",
-        "changed",
         "has_waited",
         "headers",
         "held",
         "held_end",
-        "idle",
         "identity",
+        "idle",
         "method",
         "notes",
         "path",
@@ -81,7 +81,7 @@ class Call(Stream):
         self.peer = peer
         self.edge: Edge = peer.edge
         self.plan: Plan = self.edge.routes.unrouted
-        self.identity = peer.identity
+        self.identity: str | None = peer.identity
         self.attempt: Attempt | None = None
         self.attempts = 0
         self.bucket: set[Expiring] | None = None
@@ -115,7 +115,7 @@ class Call(Stream):
         self.bytes_in = 0
         self.bytes_out = 0
         self.notes: dict[str, Any] | None = None
-        self.path = ""
+        self.path: str = ""
         self.method: Method | None = None
         self.peek = False
 
@@ -193,7 +193,7 @@ class Call(Stream):
 
     # ── step 3: request headers ──
 
-    def on_headers(self, headers: HeaderBlock, end_stream: bool) -> None:  # noqa: FBT001
+    def on_headers(self, headers: HeaderBlock, end_stream: bool) -> None:
         self.started = self.active = self.connection.now
         self.headers = headers
         self.request_id = _NO_REQUEST_ID
@@ -201,7 +201,7 @@ class Call(Stream):
             problem = self._begin(headers)
             if problem is not None:
                 reply.reject(self, problem)
-        except Exception as error:  # noqa: BLE001 - a defect ends this call alone
+        except Exception as error:
             self.on_defect("call", error)
 
     def _begin(self, headers: HeaderBlock) -> Rejection | None:
@@ -233,7 +233,7 @@ class Call(Stream):
                     request_id = encode_field(b"x-request-id", edge.runtime.new_request_id())
                 self.request_id = request_id
                 self.block = block + request_id[2]
-                assert method is not None  # noqa: S101 - `usable` says so
+                assert method is not None
                 self.method = method
                 self.path = method.path
                 plan = method.plan or method.match(headers.index, self.plan)
@@ -305,7 +305,7 @@ class Call(Stream):
 
     # ── step 7: the caller's messages ──
 
-    def on_data(self, payload: bytes, end_stream: bool) -> None:  # noqa: FBT001
+    def on_data(self, payload: bytes, end_stream: bool) -> None:
         size = len(payload)
         self.bytes_in += size
         self.active = self.connection.now
@@ -329,7 +329,7 @@ class Call(Stream):
         else:
             try:
                 relay.request_data(self, payload, end_stream)
-            except Exception as error:  # noqa: BLE001
+            except Exception as error:
                 self.on_defect("relay", error)
 
     def on_trailers(self, headers: HeaderBlock) -> None:
@@ -369,7 +369,9 @@ class Call(Stream):
             if self.responded and self.pending is None:
                 self.send_headers(facts.block, True)
             else:
-                self.send_end(facts.block if self.responded or facts.has_request_id else facts.block + self.request_id[2])
+                self.send_end(
+                    facts.block if self.responded or facts.has_request_id else facts.block + self.request_id[2]
+                )
             self.end(facts.outcome)
 
     def send_end(self, block: bytes) -> None:
@@ -399,7 +401,7 @@ class Call(Stream):
         for hook in self.plan.unwind[self.entered]:
             try:
                 hook(self, outcome)
-            except Exception as error:  # noqa: BLE001 - an observer must not keep the others from seeing the end
+            except Exception as error:
                 self.plan.runtime.defect("on_end", error)
         self.attempt = None
         self.request_pipe = self.response_pipe = None
@@ -467,7 +469,7 @@ def draining() -> Rejection:
 
 
 def deadline_passed(call: Call) -> Rejection:
-    assert call.deadline is not None  # noqa: S101 - on_deadline has looked
+    assert call.deadline is not None
     seconds = f"{call.deadline - call.started:.3f}"
     if call.deadline_is_ours:
         return Reason.ROUTE_TIMEOUT.reject(

@@ -112,7 +112,7 @@ async def _admit_later(call: Call, pending: Verdict) -> None:
             if call.entered == len(hooks):
                 break
             verdict = await _value(hooks[call.entered](call))
-    except Exception as error:  # noqa: BLE001 - a defect ends this call alone
+    except Exception as error:
         call.waiting = None
         call.on_defect("on_request", error)
         return
@@ -124,7 +124,7 @@ async def _admit_later(call: Call, pending: Verdict) -> None:
             admitted(call)
         else:
             _settle_request(call, verdict)
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         call.on_defect("admitted", error)
 
 
@@ -152,14 +152,12 @@ async def _message_later(
             pipe.passed(message)
         else:
             _settle_request(call, verdict)
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         call.waiting = None
         call.on_defect("on_message", error)
 
 
-async def _trailers_later(
-    call: Call, facts: ResponseFacts, fields: list[Field], pending: Verdict, index: int
-) -> None:
+async def _trailers_later(call: Call, facts: ResponseFacts, fields: list[Field], pending: Verdict, index: int) -> None:
     hooks = call.plan.on_trailers
     try:
         verdict = await _value(pending)
@@ -173,7 +171,7 @@ async def _trailers_later(
             _finish(call, facts, fields)
         else:
             _settle_request(call, verdict)
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         call.waiting = None
         call.on_defect("on_trailers", error)
 
@@ -261,7 +259,7 @@ async def _end_later(call: Call, pending: Verdict, index: int) -> None:
             _half_close(call)
         else:
             _settle_request(call, verdict)
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         call.waiting = None
         call.on_defect("on_request_end", error)
 

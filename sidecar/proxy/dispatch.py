@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def start(call: Call, now: float) -> None:
     """Begin an attempt of `call` at whatever endpoint its cluster picks; `now` in monotonic seconds."""
     cluster = call.plan.cluster
-    assert cluster is not None  # noqa: S101 - calls without a cluster were refused
+    assert cluster is not None
     endpoint = cluster.pick(call)
     if isinstance(endpoint, Rejection):
         call.reject(endpoint)

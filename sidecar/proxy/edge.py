@@ -61,4 +61,3 @@ class Edge:
 def is_dropped(name: bytes) -> bool:
     """Does a caller's field of this name end here? Hop-by-hop fields, and whatever pretends to be ours."""
     return is_hop_by_hop(name) or is_own(name)
-

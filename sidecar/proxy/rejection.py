@@ -52,7 +52,7 @@ class Reason(Enum):
     METADATA_TOO_LARGE = (StatusCode.RESOURCE_EXHAUSTED, False)
     DEFECT = (StatusCode.INTERNAL, False)
 
-    def __init__(self, code: StatusCode, repeatable: bool) -> None:  # noqa: FBT001 - an enum's value tuple
+    def __init__(self, code: StatusCode, repeatable: bool) -> None:
         self.code = code
         self.repeatable = repeatable
 

@@ -55,7 +55,7 @@ def to_agent(call: Call, attempt: Attempt, now: float) -> None:
         call.request_pipe.settle()
 
 
-def request_data(call: Call, payload: bytes, end: bool) -> None:  # noqa: FBT001
+def request_data(call: Call, payload: bytes, end: bool) -> None:
     """The caller's DATA when it cannot go straight on: nobody to send it to yet, or a policy wants the messages."""
     if call.request_pipe is not None:
         call.request_pipe.feed(payload, end=end)
@@ -76,7 +76,7 @@ def hold(call: Call, payload: bytes, *, end: bool) -> None:
 def response_data(call: Call, attempt: Attempt, payload: bytes) -> None:
     """The agent's DATA on a route where a policy wants the messages."""
     pipe = call.response_pipe
-    assert pipe is not None  # noqa: S101 - the caller has looked
+    assert pipe is not None
     pipe.feed(payload, end=False)
 
 

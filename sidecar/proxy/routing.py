@@ -114,5 +114,3 @@ class RouteTable:
 
     def plans(self) -> list[Plan]:
         return [*(route.plan for route in self._routes), self.unrouted]
-
-

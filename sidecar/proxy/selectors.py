@@ -96,7 +96,7 @@ def _anything(_: str) -> bool:
 _SELECTORS: dict[str, Selector] = {
     "identity": lambda call: call.identity,
     "method": lambda call: call.path,
-    "route": lambda call: call.plan.route,
+    "route": lambda call: call.route,
     "authority": lambda call: call.metadata_text(b":authority"),
 }
 # Selectors that are plain attributes of a call.

@@ -72,17 +72,17 @@ class Metrics:
 
     def counter(self, name: MetricName, **labels: str) -> Counter:
         child = self._child(name, labels, Counter)
-        assert isinstance(child, Counter)  # noqa: S101 - `_child` made it
+        assert isinstance(child, Counter)
         return child
 
     def gauge(self, name: MetricName, **labels: str) -> Gauge:
         child = self._child(name, labels, Gauge)
-        assert isinstance(child, Gauge)  # noqa: S101
+        assert isinstance(child, Gauge)
         return child
 
     def histogram(self, name: MetricName, bounds: tuple[float, ...], **labels: str) -> Histogram:
         child = self._child(name, labels, lambda: Histogram(bounds))
-        assert isinstance(child, Histogram)  # noqa: S101
+        assert isinstance(child, Histogram)
         return child
 
     def read(self, name: MetricName, reader: Callable[[], Iterable[Sample]], key: object = None) -> None:

@@ -66,7 +66,9 @@ BUDGET_CHARGES_UNREADABLE = MetricName(
     "Charges by the agent that are no whole number; what was reserved is charged instead.",
     ("listener", "limit"),
 )
-CONNECTIONS = MetricName("sidecar_connections_active", "gauge", "Open connections of callers.", ("listener", "direction"))
+CONNECTIONS = MetricName(
+    "sidecar_connections_active", "gauge", "Open connections of callers.", ("listener", "direction")
+)
 CONNECTIONS_ACCEPTED = MetricName(
     "sidecar_connections_accepted_total", "counter", "Connections accepted.", ("listener", "direction")
 )

@@ -35,7 +35,10 @@ async def dial(
     async with asyncio.timeout(timeout):
         if address.startswith("unix:"):
             _, made = await loop.create_unix_connection(
-                protocol, address.removeprefix("unix:"), ssl=context, server_hostname=server_name or ("" if context else None)
+                protocol,
+                address.removeprefix("unix:"),
+                ssl=context,
+                server_hostname=server_name or ("" if context else None),
             )
             return made
         host, port = split_host_port(address)

@@ -117,5 +117,3 @@ class Socket(asyncio.Protocol):
         if self.connection is not None:
             self.connection.lost()
         self._on_lost(error)
-
-

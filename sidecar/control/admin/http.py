@@ -62,7 +62,7 @@ class AdminServer:
         def run() -> None:
             try:
                 done.set_result(function())
-            except Exception as error:  # noqa: BLE001 - handed to the thread that asked
+            except Exception as error:
                 done.set_exception(error)
 
         self._loop.call_soon_threadsafe(run)
@@ -101,13 +101,15 @@ class _Handler(BaseHTTPRequestHandler):
     server_version = "sidecar"
     sys_version = ""
 
-    def do_GET(self) -> None:  # noqa: N802 - the library's name
+    def do_GET(self) -> None:
         self._answer(_GET, other=_POST)
 
-    def do_POST(self) -> None:  # noqa: N802
+    def do_POST(self) -> None:
         self._answer(_POST, other=_GET)
 
-    def _answer(self, table: dict[str, Callable[[_Handler], None]], other: dict[str, Callable[[_Handler], None]]) -> None:
+    def _answer(
+        self, table: dict[str, Callable[[_Handler], None]], other: dict[str, Callable[[_Handler], None]]
+    ) -> None:
         path = urlsplit(self.path).path
         handler = table.get(path)
         if handler is None:

@@ -26,7 +26,9 @@ def ready(process: Process) -> tuple[bool, list[tuple[str, bool, str]]]:
     if generation is not None:
         problem = process.last_reload_problem
         # A rejected reload is worth telling, but the former configuration serves on.
-        checks.append(("configuration", True, f"generation {generation.number}" + (f"; rejected: {problem}" if problem else "")))
+        checks.append(
+            ("configuration", True, f"generation {generation.number}" + (f"; rejected: {problem}" if problem else ""))
+        )
     return all(holds for _, holds, _ in checks), checks
 
 
@@ -61,7 +63,9 @@ def clusters(process: Process) -> list[dict[str, Any]]:
                     "ready": endpoint.is_ready,
                     "attempts_active": endpoint.in_flight,
                     "last_error": endpoint.last_error,
-                    "retry_in_seconds": None if endpoint.retry_at is None else round(max(0.0, endpoint.retry_at - now), 3),
+                    "retry_in_seconds": None
+                    if endpoint.retry_at is None
+                    else round(max(0.0, endpoint.retry_at - now), 3),
                 }
                 for endpoint in cluster.endpoints
             ],

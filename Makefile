@@ -1,0 +1,70 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`. `make help` lists the rest.
+PYTHON ?= $(shell command -v python3 || command -v python)
+VENV := .venv
+BIN := $(VENV)/bin
+RUN_STAMP := $(VENV)/.installed-run
+DEV_STAMP := $(VENV)/.installed-dev
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: help install install-dev demo demo-live test lint bench protos lock clean
+
+help:
+	@echo "make demo       everything on this machine, end to end: real processes, certificates, RPCs; under a minute"
+	@echo "make demo-live  the same, and it stays up"
+	@echo "make test       all tests"
+	@echo "make lint       ruff, mypy, import contracts"
+	@echo "make bench      CPU, throughput and latency beside the proxies that this machine has"
+	@echo "make protos     generate the protobuf code again"
+	@echo "make lock       resolve the dependencies again"
+
+install: $(RUN_STAMP)
+install-dev: $(DEV_STAMP)
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; $(PYTHON) is $$($(PYTHON) --version). Say which: make PYTHON=python3.12" >&2; exit 1; }
+	@echo "creating $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(RUN_STAMP): requirements/run.txt pyproject.toml | $(BIN)/python
+	@test -e $(DEV_STAMP) || { echo "installing what running needs"; $(PIP) install --require-hashes -r requirements/run.txt; }
+	@$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(DEV_STAMP): requirements/dev.txt pyproject.toml | $(BIN)/python
+	@echo "installing what testing needs"
+	@$(PIP) install --require-hashes -r requirements/dev.txt
+	@$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: install
+	@$(BIN)/sidecar demo
+
+demo-live: install
+	@$(BIN)/sidecar demo --live
+
+test: install-dev
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: install-dev
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check sidecar agent_server clients protos
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo >/dev/null 2>&1 || $(BIN)/lint-imports
+
+bench: install
+	@$(BIN)/python -m bench $(BENCH_ARGS)
+
+protos: install-dev
+	@$(BIN)/python protos/generate.py
+
+lock: install-dev
+	@$(PIP) install uv
+	@for set in "dev --extra dev" "run --extra agent --extra jwt --extra redis --extra uvloop --extra otel requirements/build.in"; do \
+	  name=$${set%% *}; rest=$${set#* }; \
+	  $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	    --no-emit-find-links --no-annotate --custom-compile-command "make lock" pyproject.toml $$rest -o requirements/$$name.txt; \
+	done
+
+clean:
+	rm -rf $(VENV) .demo .bench .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build
