@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from sidecar.http2.blocks import HeaderBlock
     from sidecar.policies.authz.conditions import Claims
 
-# No `none`, and none of the HS family: with a symmetric key whoever verifies can also sign, and a public key taken for a
-# shared secret is the oldest forgery there is (RFC 8725 §2.1).
+# No `none`, and none of the HS family: with a symmetric key whoever verifies can also sign, and a public key that is
+# taken for a shared secret is the oldest forgery there is (RFC 8725 §2.1).
 AlgorithmName: TypeAlias = Literal[
     "ES256", "ES384", "ES512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "EdDSA"
 ]
@@ -286,9 +286,11 @@ def _keys(content: bytes, config: IssuerConfig, field: str) -> dict[str | None, 
         raise ValueError(f"{where}: is not JSON") from None
     entries = document.get("keys") if isinstance(document, dict) else None
     if not isinstance(entries, list):
-        raise ValueError(f"{where}: is not a JSON Web Key Set, an object with a list `keys`")
+        raise ValueError(f"{where}: is not a JSON Web Key Set, an object with a list `keys`")  # noqa: TRY004
     found: dict[str | None, tuple[PyJWK, ...]] = {}
     for i, entry in enumerate(entries):
+        if isinstance(entry, dict) and "d" in entry:
+            raise ValueError(f"{where}: keys.{i}: holds a private key, which does not belong here; publish the public one")
         # RFC 7517 §5: keys that are not understood are passed over.
         algorithms = [each for each in config.algorithms if each in _algorithms(entry)]
         if not algorithms:
@@ -326,8 +328,6 @@ def _key(entry: Mapping[str, Any], algorithm: str, where: str) -> PyJWK:
     from jwt import PyJWK
     from jwt.exceptions import PyJWTError
 
-    if "d" in entry:
-        raise ValueError(f"{where}: holds a private key, which does not belong here; publish the public one")
     try:
         key = PyJWK(dict(entry), algorithm)
     except (PyJWTError, ValueError, TypeError):
