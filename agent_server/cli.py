@@ -76,11 +76,11 @@ def run(config: Path | None, log_level: str, **given: Any) -> None:
     stdout when calls are taken:
     "agent-server ready ADDRESS".
     """
-    from agent_server.configuration.settings import SettingsError, load_settings  # noqa: PLC0415 - keeps --help quick
-    from agent_server.core.catalogue import CatalogueError  # noqa: PLC0415
-    from agent_server.service.binding import BindError  # noqa: PLC0415
-    from agent_server.service.life import serve  # noqa: PLC0415
-    from agent_server.tools.database import DatabaseError  # noqa: PLC0415
+    from agent_server.configuration.settings import SettingsError, load_settings
+    from agent_server.core.catalogue import CatalogueError
+    from agent_server.service.binding import BindError
+    from agent_server.service.life import serve
+    from agent_server.tools.database import DatabaseError
 
     logging.basicConfig(
         stream=sys.stderr, level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -117,8 +117,8 @@ Examples:
 @click.option("--agents", multiple=True, metavar="MODULE", help="Module that declares agents; may be repeated.")
 def describe(agent: str, agents: tuple[str, ...]) -> None:
     """Print the agents, their operations and JSON Schemas, as JSON. Needs no running server."""
-    from agent_server.agents import BUILT_IN  # noqa: PLC0415
-    from agent_server.core.catalogue import CatalogueError, load_specs  # noqa: PLC0415
+    from agent_server.agents import BUILT_IN
+    from agent_server.core.catalogue import CatalogueError, load_specs
 
     try:
         specs = load_specs(agents or BUILT_IN)
@@ -162,7 +162,7 @@ Example:
 )
 def version() -> None:
     """Print the releases of this program, grpcio and Python."""
-    import grpc  # noqa: PLC0415
+    import grpc
 
     click.echo(
         f"agent-server {agent_server.__version__} (grpcio {grpc.__version__}, Python {platform.python_version()})"

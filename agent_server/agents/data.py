@@ -258,6 +258,7 @@ class DataAgent(Agent):
         fetcher = self.tools.fetcher
         places = asyncio.Semaphore(request.concurrency)
         found: list[FetchItem | None] = [None] * len(request.urls)
+        telling = asyncio.Lock()
         done = 0
         room = ANSWER_BYTES
 
@@ -268,16 +269,17 @@ class DataAgent(Agent):
                 answer = await fetcher.fetch(url, headers=request.headers, timeout=request.timeout, max_bytes=wanted)
                 # A part must fit into a message; so must all bodies together when they go out as one.
                 item = _item(answer, ANSWER_BYTES if context.is_streaming else room, with_body=request.include_body)
-                if context.is_streaming:
+                if not context.is_streaming:
+                    room -= len((item.text or "").encode()) + len(item.base64 or "")
+                    found[index] = item
+                    return
+                async with telling:  # what belongs to one URL stays together, and the count only rises
                     await context.partial(url, item.model_dump(mode="json", exclude_none=True))
-                    item = item.model_copy(update={"text": None, "base64": None})
-                else:
-                    room -= len(item.text or "") + len(item.base64 or "")
-                found[index] = item
-                done += 1
-                if not item.ok:
-                    await context.log(Level.WARNING, f"{url}: {item.reason} {item.message}".rstrip())
-                await context.progress(done, len(found), "urls", url)
+                    found[index] = item.model_copy(update={"text": None, "base64": None})
+                    done += 1
+                    if not item.ok:
+                        await context.log(Level.WARNING, f"{url}: {item.reason} {item.message}".rstrip())
+                    await context.progress(done, len(found), "urls", url)
 
         async with asyncio.TaskGroup() as tasks:
             for index, url in enumerate(request.urls):

@@ -116,7 +116,7 @@ class Executor:
         async def work_on() -> None:
             try:
                 last: Outcome | Exception = await self.run(work, queue.put)
-            except Exception as error:  # noqa: BLE001 - handed to the reader, who raises it
+            except Exception as error:
                 last = error
             await queue.put(last)
 

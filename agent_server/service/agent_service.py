@@ -3,6 +3,8 @@
 Every handler returns its answers or yields them; none writes to its context, so interceptors that wrap handlers keep working.
 """
 
+# ruff: noqa: N802 - methods are named as in the proto
+
 from __future__ import annotations
 
 from contextlib import aclosing

@@ -3,6 +3,8 @@
 Why not the servicer of grpcio-health-checking? Its Watch writes to the context, which interceptors that expect a generator break.
 """
 
+# ruff: noqa: N802 - methods are named as in the proto
+
 from __future__ import annotations
 
 import asyncio

@@ -113,7 +113,7 @@ class Fetcher:
             if not limit.expired():
                 raise
             reason, message = "TIMEOUT", f"no complete answer within {timeout:g} s"
-        except Exception as error:  # noqa: BLE001 - each URL has its own outcome; unknown ones are raised again
+        except Exception as error:
             known = _reason(error)
             if known is None:
                 raise

@@ -40,7 +40,7 @@ class Toolbox:
         """HTTP. Raises Failure UNIMPLEMENTED where its libraries are not installed."""
         if self._fetcher is None:
             try:
-                from agent_server.tools.http import Fetcher  # noqa: PLC0415 - an extra, and slow to import
+                from agent_server.tools.http import Fetcher
             except ImportError:
                 raise not_installed("http", "agent") from None
             self._fetcher = Fetcher(self._addresses, now=self.now, user_agent=self._user_agent)

@@ -19,7 +19,7 @@ import click
 
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
-from clients.python import (  # noqa: E402 - grpc's core reads the variable when it is loaded
+from clients.python import (
     AgentClient,
     CallFailure,
     Result,
@@ -27,7 +27,7 @@ from clients.python import (  # noqa: E402 - grpc's core reads the variable when
     Turn,
     new_idempotency_key,
 )
-from clients.python.failure import number_of  # noqa: E402
+from clients.python.failure import number_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine

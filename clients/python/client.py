@@ -13,7 +13,7 @@ from google.protobuf import json_format
 
 from clients.python.api import agent_pb2 as pb
 from clients.python.api.agent_pb2_grpc import AgentServiceStub
-from clients.python.failure import from_rpc_error
+from clients.python.ending import Ending
 from clients.python.results import (
     Answer,
     Event,
@@ -120,7 +120,7 @@ class AgentClient:
             parameters=to_struct(parameters or {}),
             session_id=session_id,
         )
-        with _failures():
+        with Ending():
             call = self._stub.Execute(
                 request, timeout=self._within(timeout), metadata=self._with(metadata, idempotency_key)
             )
@@ -154,7 +154,7 @@ class AgentClient:
             request, timeout=self._within(timeout), metadata=self._with(metadata, idempotency_key)
         )
         try:
-            with _failures():
+            with Ending():
                 async for message in call:
                     event = to_event(message, await _version(call))
                     if event is not None:
@@ -186,13 +186,16 @@ class AgentClient:
             session_id=session_id,
         )
         failed: list[Exception] = []
-        call = self._stub.Ingest(
-            _watched(_ingest_messages(target, _async(records), id_field), failed),
-            timeout=self._within(timeout, has_default=False),
-            metadata=self._with(metadata, ""),
+        ending = Ending()
+        call = ending.of(
+            self._stub.Ingest(
+                _watched(_ingest_messages(target, _async(records), id_field), failed),
+                timeout=self._within(timeout, has_default=False),
+                metadata=self._with(metadata, ""),
+            )
         )
         try:
-            with _failures():
+            with ending:
                 return to_summary(await call)
         except BaseException:
             call.cancel()
@@ -211,13 +214,16 @@ class AgentClient:
         turn that fails is an Answer with its `failure`.
         """
         failed: list[Exception] = []
-        call = self._stub.Converse(
-            _watched(self._turns(_async(turns)), failed),
-            timeout=self._within(timeout, has_default=False),
-            metadata=self._with(metadata, ""),
+        ending = Ending()
+        call = ending.of(
+            self._stub.Converse(
+                _watched(self._turns(_async(turns)), failed),
+                timeout=self._within(timeout, has_default=False),
+                metadata=self._with(metadata, ""),
+            )
         )
         try:
-            with _failures():
+            with ending:
                 async for message in call:
                     yield to_answer(message, await _version(call))
         except BaseException:
@@ -231,7 +237,7 @@ class AgentClient:
         self, agent: str = "", *, timeout: float | None = None, metadata: Metadata = ()
     ) -> dict[str, Any]:
         """What the server can do, as values of JSON. Raises CallFailure."""
-        with _failures():
+        with Ending():
             response = await self._stub.Describe(
                 pb.DescribeRequest(agent=agent), timeout=self._within(timeout), metadata=self._with(metadata, "")
             )
@@ -257,19 +263,6 @@ class AgentClient:
     def _with(self, metadata: Metadata, idempotency_key: str) -> tuple[tuple[str, str | bytes], ...]:
         key = (("idempotency-key", idempotency_key),) if idempotency_key else ()
         return (*self._metadata, *metadata, *key)
-
-
-class _failures:  # noqa: N801 - used like a function
-    """Turns grpcio's errors into CallFailure. A class, because a generator would hold the traceback's frames."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if isinstance(error, grpc.aio.AioRpcError):
-            raise from_rpc_error(error) from None
 
 
 def _credentials(tls: TlsFiles) -> grpc.ChannelCredentials:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 from google.protobuf.message import DecodeError
-from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
+from google.rpc import error_details_pb2, status_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 _DETAILS = "grpc-status-details-bin"
 _ORIGIN = "x-sidecar-origin"
 _PUSHBACK = "grpc-retry-pushback-ms"
+
+LOST = "Internal error from Core"
+"""What grpc.aio says in place of a status it lost; see ending.py."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +31,7 @@ class FieldViolation:
 
 
 @dataclass(eq=False)
-class CallFailure(Exception):  # noqa: N818 - a failed call is not always an error of the program
+class CallFailure(Exception):
     """A call, or a turn of a conversation, that failed."""
 
     code: grpc.StatusCode
@@ -83,7 +86,10 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> CallFailure:
     """What grpc.aio raised, with its details taken apart. Details that do not parse are left out."""
     pairs: Any = error.trailing_metadata() or ()
     trailers = tuple((str(key), value) for key, value in pairs)
-    return from_status(error.code(), error.details() or "", trailers)
+    message = error.details() or ""
+    if message == LOST:
+        message = "the server ended the call while messages were being sent; grpcio did not keep the status it gave"
+    return from_status(error.code(), message, trailers)
 
 
 def from_status(code: grpc.StatusCode, message: str, trailers: Iterable[tuple[str, str | bytes]]) -> CallFailure:

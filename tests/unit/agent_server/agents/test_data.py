@@ -40,7 +40,7 @@ def refused(desk: Any, operation: str, **parameters: Any) -> Failure:
     ],
 )
 def test_values_arrive_with_their_type(desk: Any, given: Any, stored: Any, kind: str) -> None:
-    assert desk.rows("SELECT ?1, typeof(?1)", given) == [(stored, kind)]
+    assert desk.rows("SELECT v, typeof(v) FROM (SELECT ? AS v)", given) == [(stored, kind)]
 
 
 def test_values_by_name(desk: Any) -> None:

@@ -10,7 +10,7 @@ from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 
 from clients.python.api import agent_pb2 as pb
-from clients.python.failure import CallFailure, code_of, from_status, from_turn_error, number_of
+from clients.python.failure import CallFailure, code_of, from_rpc_error, from_status, from_turn_error, number_of
 
 
 def details(*messages: Any) -> tuple[str, bytes]:
@@ -80,3 +80,10 @@ def test_it_can_be_raised_through_context_managers() -> None:
 
     with pytest.raises(CallFailure), through():
         raise CallFailure(grpc.StatusCode.ABORTED, "m")
+
+
+def test_a_status_that_grpcio_lost_is_said_to_be_lost() -> None:
+    empty = grpc.aio.Metadata()
+    error = grpc.aio.AioRpcError(grpc.StatusCode.INTERNAL, empty, empty, "Internal error from Core", "")
+    failure = from_rpc_error(error)
+    assert (failure.code, "did not keep the status" in failure.message) == (grpc.StatusCode.INTERNAL, True)
