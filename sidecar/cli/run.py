@@ -19,6 +19,7 @@ from sidecar.cli.load import load_or_exit
 from sidecar.clock import Deadlines, LoopClock
 from sidecar.control.process import Process
 from sidecar.runtime import Runtime
+from sidecar.store.url import open_store
 from sidecar.telemetry import logs
 from sidecar.telemetry.metrics import Metrics
 from sidecar.transport.bind import BindError
@@ -64,22 +65,32 @@ def _loop_runner() -> Callable[[Coroutine[Any, Any, int]], int]:
     return asyncio.run
 
 
-def make_runtime() -> Runtime:
-    """The runtime of a real process. Needs a running loop."""
+def make_runtime(loaded: Loaded) -> Runtime:
+    """The runtime of a real process; its store connects when it is used. Needs a running loop."""
     clock = LoopClock(asyncio.get_running_loop())
+    chance = random.Random()
+    store = None
+    if loaded.root.store is not None:
+        directory = Path(loaded.file).parent
+        store = open_store(loaded.root.store.url, clock=clock, random=chance, directory=directory)
     return Runtime(
         clock=clock,
         deadlines=Deadlines(clock),
-        random=random.Random(),
+        random=chance,
         metrics=Metrics(),
         log=logging.getLogger("sidecar"),
+        store=store,
     )
 
 
 async def _serve(path: Path, loaded: Loaded) -> int:
     from sidecar.control.admin.http import AdminServer
 
-    runtime = make_runtime()
+    try:
+        runtime = make_runtime(loaded)
+    except ValueError as error:
+        click.echo(f"{path}: store.url: {error}", err=True)
+        return 1
     process = Process(path, runtime, os.environ)
     admin_config = loaded.root.admin
     try:
@@ -100,6 +111,8 @@ async def _serve(path: Path, loaded: Loaded) -> int:
     runtime.log.info("ready", extra={"listeners": process.addresses, "admin": admin.address, "pid": os.getpid()})
     await process.stopped.wait()
     await asyncio.to_thread(admin.close)
+    if runtime.store is not None:
+        await runtime.store.close()
     runtime.log.info("stopped", extra={"at_once": signals.at_once})
     return 3 if signals.at_once else 0
 

@@ -40,7 +40,10 @@ async def _build(loaded: Loaded) -> str | None:
     from sidecar.control.generation import Builder
     from sidecar.transport.socket import Flusher
 
-    runtime = make_runtime()
+    try:
+        runtime = make_runtime(loaded)
+    except ValueError as error:
+        return f"store.url: {error}"
     certificates = Certificates(runtime.clock.wall)
     builder = Builder(runtime, Flusher(asyncio.get_running_loop()), certificates)
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, ClassVar, Protocol
 
-from pydantic import Field, create_model
+from pydantic import BaseModel, Field, create_model
 
 from sidecar.config.model import Model
 
@@ -21,9 +21,9 @@ class Configured(Protocol):
 class Policies(Model):
     """Policies by name; one that is absent is taken from the level above, or is off."""
 
-    def named(self) -> dict[str, Model]:
+    def named(self) -> dict[str, BaseModel]:
         """The policies that are named here, in the order of enforcement."""
-        return {name: value for name in type(self).model_fields if isinstance(value := getattr(self, name), Model)}
+        return {name: value for name in type(self).model_fields if isinstance(value := getattr(self, name), BaseModel)}
 
 
 def policies_model(order: Iterable[type[Configured]]) -> type[Policies]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any, TypeVar
 
-from pydantic import Field, SecretStr, create_model
+from pydantic import BaseModel, Field, SecretStr, create_model
 
 from sidecar.config.clusters import ClusterConfig
 from sidecar.config.listeners import ListenerConfig, RouteConfig
@@ -14,6 +14,7 @@ from sidecar.config.model import Model
 from sidecar.config.policies import Configured, Policies, policies_model
 from sidecar.config.redaction import redacted
 from sidecar.config.units import BindAddress, Duration, HostName, Name, is_loopback
+from sidecar.store.config import StoreConfig
 
 __all__ = [
     "AdminConfig",
@@ -64,6 +65,7 @@ class Root(Model):
 
     node: NodeConfig = Field(default_factory=NodeConfig, description="who this sidecar is")
     admin: AdminConfig = Field(default_factory=AdminConfig, description="probes, metrics, state, drain")
+    store: StoreConfig | None = Field(None, description="what workers and hosts share; default: nothing is shared")
     drain_timeout: Duration = Field(
         default=30.0, description="RPCs in flight get so long to finish when the sidecar stops"
     )
@@ -89,7 +91,7 @@ def default_root() -> type[Root]:
     return build_root(ORDER)
 
 
-def effective_policies(root: Root, listener: ListenerConfig, route: RouteConfig) -> dict[str, Model]:
+def effective_policies(root: Root, listener: ListenerConfig, route: RouteConfig) -> dict[str, BaseModel]:
     """The policies of a route by name: its own, else the listener's, else the default ones; each replaced whole.
 
     In the order of enforcement.

@@ -6,7 +6,7 @@ import types
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, TypeAlias, Union, get_args, get_origin
 
-from pydantic import BaseModel, SecretStr
+from pydantic import BaseModel, RootModel, SecretStr
 
 from sidecar.config.document import Node
 from sidecar.config.model import ContradictionsError
@@ -209,9 +209,11 @@ def _type_at(annotation: Any, loc: Loc) -> Any:
 
 
 def _unwrapped(annotation: Any) -> Any:
-    """Without `Annotated` and `| None`."""
+    """Without `Annotated` and `| None`; a model that is a list by another name is that list."""
     while True:
-        if hasattr(annotation, "__metadata__"):
+        if isinstance(annotation, type) and issubclass(annotation, RootModel):
+            annotation = annotation.model_fields["root"].annotation
+        elif hasattr(annotation, "__metadata__"):
             annotation = annotation.__origin__
         elif get_origin(annotation) in {Union, types.UnionType}:
             annotation = next((each for each in get_args(annotation) if each is not type(None)), None)

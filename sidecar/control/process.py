@@ -151,6 +151,8 @@ class Process:
             )
         if root.admin != self.generation.root.admin:
             raise ValueError("admin: a change needs a restart")
+        if root.store != self.generation.root.store:
+            raise ValueError("store: a change needs a restart")
 
     def _files_changed(self, files: set[Path]) -> None:
         if self.path in files:

@@ -9,14 +9,18 @@ from __future__ import annotations
 from typing import Any
 
 from sidecar.policies.authz import Authz
+from sidecar.policies.budget import Budget
 from sidecar.policies.deadline import Deadline
 from sidecar.policies.headers import Headers
 from sidecar.policies.metrics import Metrics
+from sidecar.policies.rate_limit import RateLimit
 from sidecar.proxy.policy import Policy
 
 ORDER: tuple[type[Policy[Any]], ...] = (
     Deadline,  # before whatever may wait: waiting counts against the deadline
     Authz,  # before whatever takes something or answers: who may not call takes nothing and learns nothing
+    RateLimit,  # after authorization: who may not call uses nobody's share
+    Budget,  # after rate limits: reserving may wait, and what is over its rate need not reserve
     Headers,  # after whatever decides: decisions are made on what the caller sent
     Metrics,  # an observer: sees how all of the above ended
 )

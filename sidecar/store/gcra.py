@@ -117,6 +117,8 @@ class Buckets:
         due = self._old.pop(key, 0)
         if len(self._young) >= self._half:
             self._old, self._young = self._young, {}
+        # Also when it is refused next: who is refused again and again must not be forgotten.
+        self._young[key] = due
         return key, due
 
 

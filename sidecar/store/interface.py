@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sidecar.store.ledger import Allowance, Shortage
 
 
-class StoreUnavailable(Exception):  # noqa: N818 - it is what callers of a store expect to happen
+class StoreUnavailable(Exception):
     """The store gives no answer. The text is for our log, never for a caller; `kind` is one of `KINDS`, for metrics."""
 
     KINDS = ("unreachable", "timeout", "overloaded", "locked", "read_only", "full", "corrupt", "closed", "error")
@@ -48,7 +48,10 @@ class Store(Protocol):
         """Charge `spent` units and hold `reserve` fresh ones in place of the former; in a shortage hold nothing."""
 
     async def settle(self, key: str, allowance: Allowance, reservation: str, spent: int) -> None:
-        """Charge `spent` units and give back what was held. A reservation that has expired is charged all the same."""
+        """Charge `spent` units and give back what was held.
+
+        A reservation that has expired is charged all the same; settling one again within a minute changes nothing.
+        """
 
     async def renew(self, reservations: Sequence[tuple[str, str]], *, lease: float) -> None:
         """Let these (key, reservation) pairs live `lease` seconds from now; those that have expired stay so."""

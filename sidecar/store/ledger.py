@@ -2,8 +2,8 @@
 
 Which window? The fixed one that users of `100000/1h` expect, opened by the first use of the key: in each window of that
 length at most the limit, then all of it again. It is not aligned to the wall clock, so that not every key is
-refilled at the same second. A charge counts in the window in which it becomes known; a reservation counts until it is settled, in
-whatever window.
+refilled at the same second. A charge counts in the window in which it becomes known; a reservation counts until it is
+settled, in whatever window.
 """
 
 from __future__ import annotations
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Hashable
 
 
+SETTLED_FOR = 60 * NANOSECONDS
+"""Nanoseconds for which a store knows that a reservation was settled: settling again, for want of an answer, is harmless."""
+
+
 @dataclass(frozen=True, slots=True)
 class Allowance:
     """What a key may use: `limit` units per `window` nanoseconds."""
@@ -27,7 +31,7 @@ class Allowance:
 
 @dataclass(frozen=True, slots=True)
 class Shortage:
-    """Why a reservation did not fit: units used in this window, units held by RPCs that run, seconds to the next one."""
+    """Why a reservation did not fit: units used in this window, held by RPCs that run, and seconds to the next window."""
 
     used: int
     reserved: int

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from sidecar.store.gcra import NANOSECONDS, Pace, advance
 from sidecar.store.interface import StoreUnavailable
-from sidecar.store.ledger import Allowance, Ledger, Shortage
+from sidecar.store.ledger import SETTLED_FOR, Allowance, Ledger, Shortage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,6 +26,8 @@ class MemoryStore:
         self._ledger = Ledger()
         # Reservation → (units held, when the lease ends, their allowance).
         self._leases: dict[str, dict[str, tuple[int, int, Allowance]]] = {}
+        # Reservation → until when it is known to be settled; in the order of time.
+        self._settled: dict[str, int] = {}
         self._takes = 0
         self._closed = False
 
@@ -58,7 +60,11 @@ class MemoryStore:
     async def settle(self, key: str, allowance: Allowance, reservation: str, spent: int) -> None:
         now = self._now()
         self._expire(key, now)
-        self._exchange(key, allowance, reservation, now, spent=spent, amount=0, lease=0)
+        while self._settled and (oldest := next(iter(self._settled.items())))[1] <= now:
+            del self._settled[oldest[0]]
+        if reservation not in self._settled:
+            self._settled[reservation] = now + SETTLED_FOR
+            self._exchange(key, allowance, reservation, now, spent=spent, amount=0, lease=0)
 
     async def renew(self, reservations: Sequence[tuple[str, str]], *, lease: float) -> None:
         now = self._now()

@@ -5,8 +5,8 @@ and a connection while it is under way. What comes while the last pipeline is ou
 connection, one system call, and a pipeline of one when there is little to do.
 
 While Redis is lost, callers learn it at once: it is asked again after a backoff, by the next caller then, and by nobody
-in between. Every operation may be repeated after a connection was lost: reservations have ids, and a limit that
-counted one too many errs on the safe side.
+in between. Every operation may be repeated after a connection was lost: reservations have ids, what is settled is
+known to be for a while, and a limit that counted one too many errs on the safe side.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from sidecar.store.interface import StoreUnavailable
-from sidecar.store.ledger import Allowance, Shortage
+from sidecar.store.ledger import SETTLED_FOR, Allowance, Shortage
 
 if TYPE_CHECKING:
     import random
@@ -84,7 +84,7 @@ class RedisStore:
         return await self._exchange(key, allowance, reservation, spent=spent, amount=reserve, lease=lease)
 
     async def settle(self, key: str, allowance: Allowance, reservation: str, spent: int) -> None:
-        await self._exchange(key, allowance, reservation, spent=spent, amount=0, lease=0)
+        await self._exchange(key, allowance, reservation, spent=spent, amount=0, lease=0, settles=True)
 
     async def renew(self, reservations: Sequence[tuple[str, str]], *, lease: float) -> None:
         await asyncio.gather(
@@ -101,6 +101,7 @@ class RedisStore:
         amount: int,
         lease: float,
         peek: bool = False,
+        settles: bool = False,
     ) -> Shortage | None:
         arguments = (
             reservation,
@@ -110,6 +111,7 @@ class RedisStore:
             amount,
             round(lease * 1_000_000),
             int(peek),
+            SETTLED_FOR // 1000 if settles else 0,
         )
         fits, used, reserved, resets = await self._run("exchange", _budget_keys(key), arguments)
         return None if int(fits) else Shortage(int(used), int(reserved), int(resets) / 1_000_000)
@@ -163,7 +165,7 @@ class RedisStore:
                 except (exceptions.ConnectionError, OSError):
                     # A connection that Redis had closed meanwhile shows only now; a fresh one may do.
                     answers = await self._pipeline(commands)
-        except Exception as error:  # noqa: BLE001 - whoever waits must learn of it, whatever it is
+        except Exception as error:
             self._lost(commands, self._explained(error))
             return
         self._backoff = self._down_until = 0.0

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from sidecar.store.gcra import NANOSECONDS, Pace, advance
 from sidecar.store.interface import StoreUnavailable
-from sidecar.store.ledger import Account, Allowance, Shortage, exchange
+from sidecar.store.ledger import SETTLED_FOR, Account, Allowance, Shortage, exchange
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -40,6 +40,8 @@ CREATE TABLE IF NOT EXISTS budgets (
 CREATE TABLE IF NOT EXISTS reservations (
     key TEXT NOT NULL, id TEXT NOT NULL, amount INTEGER NOT NULL, ends INTEGER NOT NULL, PRIMARY KEY (key, id)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS settled (id TEXT PRIMARY KEY, ends INTEGER NOT NULL) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS settled_by_end ON settled (ends);
 CREATE INDEX IF NOT EXISTS budgets_by_end ON budgets (ends);
 CREATE INDEX IF NOT EXISTS reservations_by_end ON reservations (ends);
 """
@@ -85,15 +87,25 @@ class SQLiteStore:
     async def reserve(
         self, key: str, allowance: Allowance, reservation: str, amount: int, *, lease: float, peek: bool = False
     ) -> Shortage | None:
-        return await self._exchange(key, allowance, reservation, spent=0, amount=amount, lease=lease, peek=peek)
+        return await self.run(_exchange(key, allowance, reservation, amount=amount, lease=lease, peek=peek))
 
     async def charge(
         self, key: str, allowance: Allowance, reservation: str, spent: int, *, reserve: int, lease: float
     ) -> Shortage | None:
-        return await self._exchange(key, allowance, reservation, spent=spent, amount=reserve, lease=lease)
+        return await self.run(_exchange(key, allowance, reservation, spent=spent, amount=reserve, lease=lease))
 
     async def settle(self, key: str, allowance: Allowance, reservation: str, spent: int) -> None:
-        await self._exchange(key, allowance, reservation, spent=spent, amount=0, lease=0)
+        def operation(connection: sqlite3.Connection, now: int) -> None:
+            if spent:
+                done = connection.execute(
+                    "INSERT OR IGNORE INTO settled VALUES (?, ?)", (reservation, now + SETTLED_FOR)
+                )
+                if not done.rowcount:
+                    return
+            change(connection, now)
+
+        change = _exchange(key, allowance, reservation, spent=spent)
+        await self.run(operation)
 
     async def renew(self, reservations: Sequence[tuple[str, str]], *, lease: float) -> None:
         def operation(connection: sqlite3.Connection, now: int) -> None:
@@ -103,48 +115,6 @@ class SQLiteStore:
             )
 
         await self.run(operation)
-
-    async def _exchange(
-        self,
-        key: str,
-        allowance: Allowance,
-        reservation: str,
-        *,
-        spent: int,
-        amount: int,
-        lease: float,
-        peek: bool = False,
-    ) -> Shortage | None:
-        def operation(connection: sqlite3.Connection, now: int) -> Shortage | None:
-            held, reserved = connection.execute(
-                "SELECT TOTAL(CASE WHEN id = ? THEN amount END), TOTAL(amount) FROM reservations "
-                "WHERE key = ? AND ends > ?",
-                (reservation, key, now),
-            ).fetchone()
-            row = connection.execute("SELECT opened, used FROM budgets WHERE key = ?", (key,)).fetchone()
-            opened, used = row or (-1, 0)
-            account = Account(opened, used, int(reserved))
-            shortage = exchange(account, allowance, now, held=int(held), spent=spent, amount=amount)
-            if peek:
-                return shortage
-            ends = account.opened + allowance.window
-            # Not REPLACE: the index is left alone while the window stays.
-            connection.execute(
-                "INSERT INTO budgets VALUES (?, ?, ?, ?) "
-                "ON CONFLICT (key) DO UPDATE SET opened = excluded.opened, used = excluded.used, ends = excluded.ends",
-                (key, account.opened, account.used, ends),
-            )
-            connection.execute(
-                "DELETE FROM reservations WHERE key = ? AND (id = ? OR ends <= ?)", (key, reservation, now)
-            )
-            if amount and shortage is None:
-                connection.execute(
-                    "INSERT INTO reservations VALUES (?, ?, ?, ?)",
-                    (key, reservation, amount, now + round(lease * NANOSECONDS)),
-                )
-            return shortage
-
-        return await self.run(operation)
 
     # ── life ──
 
@@ -207,7 +177,7 @@ class SQLiteStore:
             results = [work.operation(connection, now) for work in works]
             self._sweep(connection, now)
             connection.execute("COMMIT")
-        except Exception as error:  # noqa: BLE001 - whoever waits must learn of it, whatever it is
+        except Exception as error:
             is_ours = isinstance(error, _ENVIRONMENT) or type(error) is sqlite3.DatabaseError
             self._abandon(keep=not is_ours)
             if len(works) > 1 and not is_ours:
@@ -293,9 +263,9 @@ class SQLiteStore:
                 "DELETE FROM limits WHERE key >= ? AND key < ? AND due < ?", (self._sweep_from, row[0], now)
             )
         self._sweep_from = row[0] if row else ""
-        for table in ("reservations", "budgets"):
+        for table, key in (("reservations", "key"), ("budgets", "key"), ("settled", "id")):
             connection.execute(
-                f"DELETE FROM {table} WHERE key IN (SELECT key FROM {table} WHERE ends <= ? LIMIT ?) AND ends <= ?",  # noqa: S608
+                f"DELETE FROM {table} WHERE {key} IN (SELECT {key} FROM {table} WHERE ends <= ? LIMIT ?) AND ends <= ?",  # noqa: S608
                 (now, _SWEEP_ROWS, now),
             )
 
@@ -307,6 +277,48 @@ class SQLiteStore:
             if name.startswith(codes):
                 return StoreUnavailable(kind, f"{self._path}: {error} ({name})")
         return StoreUnavailable("error", f"{self._path}: {error}{f' ({name})' if name else ''}")
+
+
+def _exchange(
+    key: str,
+    allowance: Allowance,
+    reservation: str,
+    *,
+    spent: int = 0,
+    amount: int = 0,
+    lease: float = 0.0,
+    peek: bool = False,
+) -> Operation[Shortage | None]:
+    """The one transition of a budget, see `ledger.exchange`."""
+
+    def operation(connection: sqlite3.Connection, now: int) -> Shortage | None:
+        held, reserved = connection.execute(
+            "SELECT TOTAL(CASE WHEN id = ? THEN amount END), TOTAL(amount) FROM reservations "
+            "WHERE key = ? AND ends > ?",
+            (reservation, key, now),
+        ).fetchone()
+        row = connection.execute("SELECT opened, used FROM budgets WHERE key = ?", (key,)).fetchone()
+        opened, used = row or (-1, 0)
+        account = Account(opened, used, int(reserved))
+        shortage = exchange(account, allowance, now, held=int(held), spent=spent, amount=amount)
+        if peek:
+            return shortage
+        ends = account.opened + allowance.window
+        # Not REPLACE: the index is left alone while the window stays.
+        connection.execute(
+            "INSERT INTO budgets VALUES (?, ?, ?, ?) "
+            "ON CONFLICT (key) DO UPDATE SET opened = excluded.opened, used = excluded.used, ends = excluded.ends",
+            (key, account.opened, account.used, ends),
+        )
+        connection.execute("DELETE FROM reservations WHERE key = ? AND (id = ? OR ends <= ?)", (key, reservation, now))
+        if amount and shortage is None:
+            connection.execute(
+                "INSERT INTO reservations VALUES (?, ?, ?, ?)",
+                (key, reservation, amount, now + round(lease * NANOSECONDS)),
+            )
+        return shortage
+
+    return operation
 
 
 # What is not the fault of the operation that met it.

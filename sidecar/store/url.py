@@ -33,6 +33,9 @@ def check_store_url(url: str) -> str:
     scheme, _, rest = url.partition("://")
     if scheme not in _SCHEMES:
         raise ValueError(_unknown_scheme())
+    if "password=" in urlsplit(url).query:
+        # There it would be shown and logged with the rest.
+        raise ValueError(f"has a password in its query; write {scheme}://user:password@host")
     if scheme == "sqlite":
         _sqlite_path(url, Path())
     elif scheme == "redis+sentinel":

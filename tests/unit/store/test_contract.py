@@ -271,6 +271,15 @@ async def test_peek_reserves_nothing(subject: Subject) -> None:
     assert await subject.one.reserve("k", HOUR, "p", 1, lease=60, peek=True) is not None
 
 
+async def test_settling_again_charges_once(subject: Subject) -> None:
+    assert await subject.one.reserve("k", HOUR, "a", 500, lease=60) is None
+    for store in (subject.one, subject.other, subject.one):
+        await store.settle("k", HOUR, "a", 400)
+    shortage = await subject.one.reserve("k", HOUR, "b", 601, lease=60)
+    assert shortage is not None
+    assert (shortage.used, shortage.reserved) == (400, 0)
+
+
 async def test_settling_what_was_never_reserved_charges_it(subject: Subject) -> None:
     await subject.one.settle("k", HOUR, "a", 1000)
     assert await subject.one.reserve("k", HOUR, "b", 1, lease=60) is not None
