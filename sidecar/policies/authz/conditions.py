@@ -80,7 +80,7 @@ def claim_is(name: str, patterns: Sequence[str]) -> Condition:
     return holds
 
 
-def anonymous_is(wanted: bool) -> Condition:  # noqa: FBT001 - the value of the field
+def anonymous_is(wanted: bool) -> Condition:
     """The caller has shown neither a certificate nor a token (or it has): always known."""
     return lambda caller: Holds.YES if caller.is_anonymous is wanted else Holds.NO
 

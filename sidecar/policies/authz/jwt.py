@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeGuard
 from pydantic import Field
 
 from sidecar.config.model import Model
-from sidecar.config.units import Duration, FilePath, MetadataName  # noqa: TC001 - pydantic reads the annotations
+from sidecar.config.units import Duration, FilePath, MetadataName
 from sidecar.proxy.rejection import Reason, Rejection
 
 if TYPE_CHECKING:
@@ -290,7 +290,9 @@ def _keys(content: bytes, config: IssuerConfig, field: str) -> dict[str | None, 
     found: dict[str | None, tuple[PyJWK, ...]] = {}
     for i, entry in enumerate(entries):
         if isinstance(entry, dict) and "d" in entry:
-            raise ValueError(f"{where}: keys.{i}: holds a private key, which does not belong here; publish the public one")
+            raise ValueError(
+                f"{where}: keys.{i}: holds a private key, which does not belong here; publish the public one"
+            )
         # RFC 7517 §5: keys that are not understood are passed over.
         algorithms = [each for each in config.algorithms if each in _algorithms(entry)]
         if not algorithms:

@@ -223,7 +223,7 @@ class _Judgement:
         self._caller = caller
         self._path = path
         self._token = token
-        self._roles = policy._rules.roles.of(caller)  # noqa: SLF001 - a part of the policy
+        self._roles = policy._rules.roles.of(caller)
         bearer = f"the subject {token.subject!a} of a token" if token and token.subject else "an unknown caller"
         who = caller.identity or bearer
         self._what = f"{who} to call {path}"
@@ -265,4 +265,4 @@ class _Judgement:
         )
 
     def _refused(self, rejection: Rejection, rule: str) -> Permit:
-        return self._policy._refused(rejection, rule, self._roles, self._token)  # noqa: SLF001
+        return self._policy._refused(rejection, rule, self._roles, self._token)

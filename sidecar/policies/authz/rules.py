@@ -7,12 +7,12 @@ that once, as a `Permit`, or as `Steps` that have nothing left to look at but me
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 from pydantic import Field
 
 from sidecar.config.model import Model
-from sidecar.config.units import MetadataName, Name  # noqa: TC001 - pydantic reads the annotations
+from sidecar.config.units import MetadataName, Name
 from sidecar.policies.authz.conditions import (
     CalledPattern,
     CallerPattern,
@@ -41,8 +41,12 @@ if TYPE_CHECKING:
 DEFAULT = "default"
 """The `rule` of a decision that no rule made."""
 _PATHS_KEPT = 4096
+_SEEN_KEPT = 4096
+_LONGEST_SEEN = 256
 
 Decision = Literal["allow", "deny", "would_deny"]
+Sent: TypeAlias = "str | tuple[str, ...] | None"
+Seen: TypeAlias = "dict[tuple[Steps, tuple[Sent, ...]], Permit]"
 
 
 class SourceConfig(Model):
@@ -159,43 +163,57 @@ class Steps:
     matches, an allow rule wants all of them to. Absent matches for the former, and does not for the latter.
     """
 
-    __slots__ = ("_steps", "last")
+    __slots__ = ("_names", "_seen", "_steps", "last")
 
-    def __init__(self, steps: Sequence[tuple[Rule, Permit, bool]], last: Permit) -> None:
-        """Each step: a rule, what follows if its metadata suits, and whether that is certain (or a token needed)."""
+    def __init__(self, steps: Sequence[tuple[Rule, Permit, bool]], last: Permit, seen: Seen) -> None:
+        """Each step: a rule, what follows if its metadata suits, and whether that is certain (or a token needed).
+
+        `seen` remembers what was decided for which values, for all steps of a policy.
+        """
         self._steps = tuple((rule.metadata, rule.denies, permit, is_certain) for rule, permit, is_certain in steps)
+        self._names = tuple(dict.fromkeys(name for rule, _, _ in steps for name, _ in rule.metadata))
+        self._seen = seen
         self.last = last
 
     def decide(self, headers: HeaderBlock) -> Permit:
-        last = self.last
-        sent: dict[bytes, str | tuple[str, ...] | None] = {}
-        # One flat loop: this runs per RPC where rules read metadata.
+        # With many rules on one method, looking at each again costs more than all the rest.
+        sent = tuple([sent_texts(headers, name) for name in self._names])
+        permit = self._seen.get((self, sent))
+        if permit is None:
+            permit = self._decide(dict(zip(self._names, sent, strict=True)))
+            # Values are the caller's: neither many nor long ones may fill memory.
+            if sum(map(_length, sent)) <= _LONGEST_SEEN:
+                if len(self._seen) >= _SEEN_KEPT:
+                    self._seen.clear()
+                self._seen[self, sent] = permit
+        return permit
+
+    def _decide(self, sent: Mapping[bytes, Sent]) -> Permit:
+        wanting: Permit | None = None
         for conditions, denies, permit, is_certain in self._steps:
-            for name, matches in conditions:
-                if name in sent:
-                    texts = sent[name]
-                else:
-                    texts = sent[name] = sent_texts(headers, name)
-                if type(texts) is str:
-                    suits = matches(texts)
-                elif texts is None:
-                    suits = denies
-                else:
-                    suits = any(map(matches, texts)) if denies else all(map(matches, texts))
-                if not suits:
-                    break
-            else:
+            if all(_suits(matches, sent[name], denies=denies) for name, matches in conditions):
                 if is_certain:
                     return permit
-                if last is self.last:
-                    last = permit
-        return last
+                wanting = wanting or permit
+        return wanting or self.last
+
+
+def _suits(matches: Matcher, sent: Sent, *, denies: bool) -> bool:
+    if sent is None:
+        return denies
+    if isinstance(sent, str):
+        return matches(sent)
+    return any(map(matches, sent)) if denies else all(map(matches, sent))
+
+
+def _length(sent: Sent) -> int:
+    return 0 if sent is None else len(sent) if isinstance(sent, str) else sum(map(len, sent))
 
 
 class Rules:
     """All rules of one policy."""
 
-    __slots__ = ("_by_path", "_rules", "default", "roles")
+    __slots__ = ("_by_path", "_rules", "_seen", "default", "roles")
 
     def __init__(
         self,
@@ -227,6 +245,7 @@ class Rules:
             *granted,
         )
         self._by_path: dict[str, tuple[Rule, ...]] = {}
+        self._seen: Seen = {}
 
     def _compile(self, config: RuleConfig, *, denies: bool) -> Rule:
         source = config.source
@@ -287,4 +306,4 @@ class Rules:
             last = wanting or judgement.by_default(self.default)
         else:
             steps = [each for each in steps if each[2]]
-        return Steps(steps, last) if steps else last
+        return Steps(steps, last, self._seen) if steps else last

@@ -96,7 +96,17 @@ def test_callers_are_named_by_patterns(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "spiffe://*", "spiffe://mesh*", "spiffe://Mesh.local/a", "spiffe://mesh.local/a//b", "a*b", "**", "*a*", "x y"],
+    [
+        "",
+        "spiffe://*",
+        "spiffe://mesh*",
+        "spiffe://Mesh.local/a",
+        "spiffe://mesh.local/a//b",
+        "a*b",
+        "**",
+        "*a*",
+        "x y",
+    ],
 )
 def test_a_pattern_that_would_let_in_other_trust_domains_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"^(is|has|holds)"):
@@ -108,7 +118,9 @@ def test_methods_are_named_by_patterns(text: str) -> None:
     assert parse_called_pattern(text) == text
 
 
-@pytest.mark.parametrize("text", ["", "Get", "/", "//", "/p.S/", "/p.S//Get", "/p.S/Get/", "/p.S/G%2F", "/a*b", "*a*", "* "])
+@pytest.mark.parametrize(
+    "text", ["", "Get", "/", "//", "/p.S/", "/p.S//Get", "/p.S/Get/", "/p.S/G%2F", "/a*b", "*a*", "* "]
+)
 def test_a_pattern_that_is_no_method_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"^(names|does|has|is)"):
         parse_called_pattern(text)

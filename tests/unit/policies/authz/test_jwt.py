@@ -274,9 +274,7 @@ def test_an_issuer_is_compared_exactly(idp: Idp, tokens: Tokens, issuer: object)
 def test_an_issuer_cannot_sign_for_another(tmp_path: Path) -> None:
     one, two = Idp(tmp_path / "one.json"), Idp(tmp_path / "two.json", issuer="https://two")
     two.publish("ec-2")
-    section = [
-        {"issuer": each.issuer, "audiences": ["mesh"], "jwks_file": str(each.file)} for each in (one, two)
-    ]
+    section = [{"issuer": each.issuer, "audiences": ["mesh"], "jwks_file": str(each.file)} for each in (one, two)]
     tokens = Tokens(JwtConfig.model_validate_json(json.dumps({"issuers": section})))
     good(read(tokens, two.token(now=NOW, kid="ec-2")))
     assert reason(read(tokens, one.token(now=NOW, kid="ec-2"))) == "TOKEN_UNKNOWN_KEY"

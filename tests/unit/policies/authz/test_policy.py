@@ -250,7 +250,13 @@ def metadata_of(bench: Bench[Authz], idp: Idp, metadata: Metadata, claims: Claim
 
 @pytest.mark.parametrize(("caller", "method", "metadata", "claims", "expected"), CASES)
 def test_who_may_call_what(
-    bench: Bench[Authz], idp: Idp, caller: str | None, method: str, metadata: Metadata, claims: Claims | None, expected: str
+    bench: Bench[Authz],
+    idp: Idp,
+    caller: str | None,
+    method: str,
+    metadata: Metadata,
+    claims: Claims | None,
+    expected: str,
 ) -> None:
     pairs = metadata_of(bench, idp, metadata, claims)
     # Twice: what was worked out, and what was remembered.
@@ -434,6 +440,19 @@ def test_invented_methods_and_identities_do_not_fill_memory(monkeypatch: pytest.
         assert refused(bench.request(None, f"/p.S/M{i}")).reason.name == NOTHING
         assert len(bench.policy._decided) <= 8
         assert len(bench.policy._rules._by_path) <= 8
+
+
+def test_invented_metadata_does_not_fill_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sidecar.policies.authz.rules._SEEN_KEPT", 8)
+    bench = of(Authz, "allow: [{name: a, from: {metadata: {x-t: 'ok-*'}}}]")
+    for i in range(50):
+        assert bench.request(ORDERS, metadata={"x-t": f"ok-{i}"}) is None
+        assert refused(bench.request(ORDERS, metadata={"x-t": f"no-{i}"})).reason.name == NOTHING
+        assert len(bench.policy._rules._seen) <= 8
+    bench.policy._rules._seen.clear()
+    for value in ("ok-" + "x" * 1000, "ok-1"):
+        assert bench.request(ORDERS, metadata={"x-t": value}) is None
+    assert len(bench.policy._rules._seen) == 1, "long values are not kept"
 
 
 # ── reload ──

@@ -63,7 +63,9 @@ def test_a_claim_has_a_name_and_a_pattern(text: str, claim: tuple[str, str]) -> 
     assert parse_member(text) == text
 
 
-@pytest.mark.parametrize("text", ["claim:", "claim:role", "claim:=x", "claim:role=", "claim:role=a*b", "spiffe://*", ""])
+@pytest.mark.parametrize(
+    "text", ["claim:", "claim:role", "claim:=x", "claim:role=", "claim:role=a*b", "spiffe://*", ""]
+)
 def test_what_is_neither_claim_nor_identity_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"^(is|has)"):
         parse_member(text)

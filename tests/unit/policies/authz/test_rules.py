@@ -35,7 +35,11 @@ def one_matches(patterns: Iterable[str], text: str) -> bool:
 
 class Request:
     def __init__(
-        self, identity: str | None, claims: dict[str, tuple[str, ...]] | None, metadata: list[tuple[str, str]], path: str
+        self,
+        identity: str | None,
+        claims: dict[str, tuple[str, ...]] | None,
+        metadata: list[tuple[str, str]],
+        path: str,
     ) -> None:
         self.identity = identity
         self.claims = claims
@@ -71,8 +75,7 @@ class Request:
         return (
             ("identities" not in source or self.identity_holds(source["identities"], if_absent=denies))
             and (
-                "roles" not in source
-                or any(self.role_holds(roles[role], if_absent=denies) for role in source["roles"])
+                "roles" not in source or any(self.role_holds(roles[role], if_absent=denies) for role in source["roles"])
             )
             and all(self.claim_holds(n, p, if_absent=denies) for n, p in source.get("claims", {}).items())
             and all(self.metadata_holds(n, p, denies=denies) for n, p in source.get("metadata", {}).items())
@@ -114,10 +117,7 @@ def some(values: list[str]) -> st.SearchStrategy[list[str]]:
 
 patterns_by_name = st.dictionaries(st.sampled_from(NAMES), some(TEXT_PATTERNS), min_size=1, max_size=2)
 roles = st.fixed_dictionaries(
-    {
-        role: some([*IDENTITY_PATTERNS, "claim:n1=x", "claim:n2=x*", "claim:n1=*"])
-        for role in ("role-a", "role-b")
-    }
+    {role: some([*IDENTITY_PATTERNS, "claim:n1=x", "claim:n2=x*", "claim:n1=*"]) for role in ("role-a", "role-b")}
 )
 source = st.fixed_dictionaries(
     {},
@@ -227,7 +227,9 @@ def test_a_token_is_asked_for_only_where_none_was_sent_and_one_could_help(config
 
 @settings(max_examples=200, deadline=None)
 @given(configs.map(named), requests, requests)
-def test_showing_more_never_helps_against_a_deny_rule_by_hiding(config: Config, request: Request, other: Request) -> None:
+def test_showing_more_never_helps_against_a_deny_rule_by_hiding(
+    config: Config, request: Request, other: Request
+) -> None:
     """Whoever is denied with an attribute that a deny rule reads is denied without it, too: hiding gains nothing."""
     if model(config, request)[0]:
         return
