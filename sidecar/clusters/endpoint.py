@@ -240,15 +240,19 @@ class Endpoint:
             self._changed()
 
     def renew(self) -> None:
-        """New certificates or trust: dial anew, let the streams of the old connections finish."""
-        old, self._current = [each for each in self._upstreams if each.ready], self._current
-        if not old:
-            return
-        self._runtime.spawn(self._replace(old), f"renew {self.address}")
+        """New certificates or trust: dial anew, let the streams of the old connections finish once the new one is ready."""
+        old = [each for each in self._upstreams if each.ready]
+        if old:
+            self._runtime.spawn(self._replace(old), f"renew {self.address}")
 
     async def _replace(self, old: list[Upstream]) -> None:
+        def ready(upstream: Upstream) -> None:
+            self._ready(upstream)
+            for each in old:
+                each.drain()
+
         upstream = Upstream(
-            self._runtime, self._flusher, self._options, on_ready=self._ready, on_spent=self._spent, on_gone=self._gone
+            self._runtime, self._flusher, self._options, on_ready=ready, on_spent=self._spent, on_gone=self._gone
         )
         self._upstreams.append(upstream)
         try:
@@ -260,9 +264,6 @@ class Endpoint:
                 "upstream connection not renewed, the old one stays",
                 extra={"cluster": self.cluster, "endpoint": self.address, "cause": plain_reason(error)},
             )
-            return
-        for each in old:
-            each.drain()
 
     def drain(self) -> None:
         """No longer part of the cluster: finish what runs, connect no more."""
