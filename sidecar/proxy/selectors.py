@@ -62,18 +62,23 @@ def compile_selector(text: str) -> Selector:
 
 
 def compile_key(parts: Sequence[str], *, skips_absent: bool = False) -> Key:
-    """Compile a list of selectors to one that gives a key: the text of a single part, else a tuple of texts.
+    """Compile a list of selectors to one that gives a key: that of a single part, else a tuple (metadata as bytes).
 
     A part that the call has not is None in the key, so that all calls without it share one; with `skips_absent` the key
     of such a call is `SKIPPED`. Raises ValueError naming what is allowed.
     """
-    selectors = tuple(map(compile_selector, parts))
+    selectors = tuple(map(_compile_part, parts))
     key: Key
     if parts and all(part in _ATTRIBUTES for part in parts):
         # The fast path: attributes alone are read in C, as one text or as a tuple.
         key = attrgetter(*(_ATTRIBUTES[part] for part in parts))
     elif len(selectors) == 1:
         key = selectors[0]
+    elif len(selectors) == 2:
+        first, second = selectors
+
+        def key(call: Call) -> Hashable:
+            return first(call), second(call)
     else:
 
         def key(call: Call) -> Hashable:
@@ -87,6 +92,14 @@ def compile_key(parts: Sequence[str], *, skips_absent: bool = False) -> Key:
         return SKIPPED if found is None or (type(found) is tuple and None in found) else found
 
     return key_or_skipped
+
+
+def _compile_part(text: str) -> Key:
+    if text.startswith("metadata."):
+        # As it was sent: a key is compared, not read.
+        name = text.removeprefix("metadata.").encode()
+        return lambda call: call.headers.index.get(name)
+    return compile_selector(text)
 
 
 def _anything(_: str) -> bool:

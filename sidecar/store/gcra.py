@@ -125,19 +125,19 @@ class Buckets:
 def bounded(key: Hashable) -> Hashable:
     """`key` (a text or a tuple of texts), or a digest if it is so long that a caller could exhaust memory with it."""
     parts = key if isinstance(key, tuple) else (key,)
-    if sum(len(part) for part in parts if isinstance(part, str)) <= _KEY_TEXT:
+    if sum(len(part) for part in parts if isinstance(part, str | bytes)) <= _KEY_TEXT:
         return key
     return digest(parts)
 
 
-def digest(parts: tuple[str | None, ...]) -> bytes:
+def digest(parts: tuple[str | bytes | None, ...]) -> bytes:
     """16 bytes that stand for `parts`: no two lists of parts share them, and an absent part is not an empty one."""
     state = hashlib.blake2b(digest_size=16)
     for part in parts:
         if part is None:
             state.update(b"-")
         else:
-            text = part.encode("utf-8", "surrogatepass")
+            text = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
             state.update(b"%d:" % len(text))
             state.update(text)
     return state.digest()

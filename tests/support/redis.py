@@ -17,7 +17,7 @@ class RedisServer:
 
     def __init__(self, directory: Path, *arguments: str) -> None:
         self._directory = directory
-        self._arguments = arguments
+        self.arguments = arguments
         self._process: subprocess.Popen[bytes] | None = None
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -36,7 +36,7 @@ class RedisServer:
         self._process = subprocess.Popen(  # noqa: S603 - a fixed command
             [
                 command,
-                *self._arguments,
+                *self.arguments,
                 *("--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._directory)),
                 *("--unixsocket", str(self.socket), "--save", "", "--logfile", str(self._directory / "redis.log")),
             ],

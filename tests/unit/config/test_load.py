@@ -84,22 +84,23 @@ BAD: list[tuple[str, str, str]] = [
         "drain_timeout: 30s",
         "drain_timeuot: 30s",
         "4:1: drain_timeuot: unknown field; did you mean `drain_timeout`? allowed: node, admin, "
-        "drain_timeout, listeners, policies, clusters",
+        "store, drain_timeout, listeners, policies, clusters",
     ),
     (
         "node: {name: orders-1}",
         "store: {url: x}",
-        "1:1: store: unknown field; allowed: node, admin, drain_timeout, listeners, policies, clusters",
+        "1:14: store.url: `x` has a scheme that is no store's; allowed: sqlite://, redis://, rediss://, unix://, "
+        "redis+sentinel://, memory://",
     ),
     (
         "node: {name: orders-1}",
         "alerts: {}",
-        "1:1: alerts: unknown field; allowed: node, admin, drain_timeout, listeners, policies, clusters",
+        "1:1: alerts: unknown field; allowed: node, admin, store, drain_timeout, listeners, policies, clusters",
     ),
     (
         "node: {name: orders-1}",
         "agent: {}",
-        "1:1: agent: unknown field; allowed: node, admin, drain_timeout, listeners, policies, clusters",
+        "1:1: agent: unknown field; allowed: node, admin, store, drain_timeout, listeners, policies, clusters",
     ),
     (
         "  headers:\n",

@@ -18,7 +18,15 @@ def schema(order: Any) -> dict[str, Any]:
 def test_it_says_which_draft_it_is(schema: dict[str, Any]) -> None:
     assert schema["$schema"] == "http://json-schema.org/draft-07/schema#"
     assert schema["title"] == "sidecar configuration"
-    assert list(schema["properties"]) == ["node", "admin", "drain_timeout", "listeners", "policies", "clusters"]
+    assert list(schema["properties"]) == [
+        "node",
+        "admin",
+        "store",
+        "drain_timeout",
+        "listeners",
+        "policies",
+        "clusters",
+    ]
     assert schema["required"] == ["listeners"]
 
 
