@@ -287,7 +287,7 @@ async def _calls(stage: _Stage) -> None:
 
 
 async def _turns() -> AsyncIterator[Any]:
-    from clients.python.client import Turn
+    from clients.python.results import Turn
 
     for sql in ("SELECT count(*) AS n FROM invoices", "SELECT max(amount) AS most FROM invoices", "SELECT 1 AS one"):
         yield Turn(operation="query", parameters={"sql": sql}, agent="data")
@@ -315,13 +315,13 @@ async def _refusals(stage: _Stage) -> None:
     _step("Refused: a caller without a certificate, straight at the inbound sidecar")
     channel = grpc.aio.secure_channel(stage.inbound, grpc.ssl_channel_credentials((certs / "ca.crt").read_bytes()))
     try:
-        await asyncio.wait_for(channel.unary_unary("/agent.v1.AgentService/Describe")(b"", timeout=5), 10)
+        await asyncio.wait_for(_plain(channel, "/agent.v1.AgentService/Describe"), 10)
         raise NotAsAnnounced("a caller without a certificate was let in")
     except grpc.aio.AioRpcError as error:
         _shown(f"{error.code().name}: the TLS handshake was refused")
         _expect(error.code() is grpc.StatusCode.UNAVAILABLE, "UNAVAILABLE was announced")
     finally:
-        await channel.close()
+        await channel.close(None)
 
     async with AgentClient(stage.outbound, agent="data") as client:
         await refused(
@@ -362,7 +362,12 @@ async def _raw(target: str, method: str) -> None:
 
     async with grpc.aio.insecure_channel(target) as channel:
         with Ending():
-            await channel.unary_unary(method)(b"", timeout=5)
+            await _plain(channel, method)
+
+
+async def _plain(channel: Any, method: str) -> None:
+    """A call with an empty message, bytes as they are."""
+    await channel.unary_unary(method)(b"", timeout=5)
 
 
 async def _rotation(stage: _Stage) -> None:
