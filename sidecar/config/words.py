@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, TypeAlias, Union, get_args, get_origin
 
 from pydantic import BaseModel, RootModel, SecretStr
+from pydantic.fields import FieldInfo
 
 from sidecar.config.document import Node
 from sidecar.config.model import ContradictionsError
@@ -65,13 +66,13 @@ def _contradiction(loc: Loc, field: str, message: str, model: type[BaseModel], r
 
 
 def _unknown(name: str, section: Any) -> str:
-    known = section.model_fields if _is_model(section) else ()
+    known = _fields(section)
     return f"unknown field; {did_you_mean(name, known)}allowed: {listed(known) or 'nothing'}"
 
 
 def _about(section: Any, name: str) -> str:
-    about = section.model_fields[name].description if _is_model(section) and name in section.model_fields else None
-    return about or "see `sidecar schema`"
+    field = _fields(section).get(name)
+    return (field and field.description) or "see `sidecar schema`"
 
 
 def _not_one_of(root: Node, loc: Loc, model: type[BaseModel]) -> str:
@@ -197,7 +198,7 @@ def _type_at(annotation: Any, loc: Loc) -> Any:
     for part in loc:
         annotation = _unwrapped(annotation)
         if _is_model(annotation):
-            field = annotation.model_fields.get(part)
+            field = _fields(annotation).get(str(part))
             annotation = field.annotation if field else None
         elif get_origin(annotation) in {tuple, list, set, frozenset}:
             annotation = get_args(annotation)[0]
@@ -206,6 +207,13 @@ def _type_at(annotation: Any, loc: Loc) -> Any:
         else:
             return None
     return _unwrapped(annotation)
+
+
+def _fields(section: Any) -> dict[str, FieldInfo]:
+    """The fields of a section by their names in the file: `from` is no name that Python would take."""
+    if not _is_model(section):
+        return {}
+    return {field.alias or name: field for name, field in section.model_fields.items()}
 
 
 def _unwrapped(annotation: Any) -> Any:
