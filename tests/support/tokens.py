@@ -70,21 +70,22 @@ def algorithm_of(kid: str) -> str:
 def public_jwk(kid: str) -> dict[str, Any]:
     """The public key `kid` as a JWKS entry."""
     key: Any = _key(kid)
-    algorithm = RSAAlgorithm if kid.startswith("rsa") else ECAlgorithm
-    return {"kid": kid, "use": "sig"} | algorithm.to_jwk(key.public_key(), as_dict=True)  # type: ignore[attr-defined]
+    algorithm: Any = RSAAlgorithm if kid.startswith("rsa") else ECAlgorithm
+    made: dict[str, Any] = algorithm.to_jwk(key.public_key(), as_dict=True)
+    return {"kid": kid, "use": "sig"} | made
 
 
 def private_jwk(kid: str) -> dict[str, Any]:
     """The private key `kid` as an entry, which no JWKS file should have."""
     key: Any = _key(kid)
-    algorithm = RSAAlgorithm if kid.startswith("rsa") else ECAlgorithm
-    return {"kid": kid} | algorithm.to_jwk(key, as_dict=True)  # type: ignore[attr-defined]
+    algorithm: Any = RSAAlgorithm if kid.startswith("rsa") else ECAlgorithm
+    made: dict[str, Any] = algorithm.to_jwk(key, as_dict=True)
+    return {"kid": kid} | made
 
 
 def public_pem(kid: str) -> bytes:
     """The public key `kid` as PEM: what an attacker signs with, who hopes that it is taken for a shared secret."""
-    key: Any = _key(kid)
-    return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)  # type: ignore[no-any-return]
+    return _key(kid).public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
 def forged(header: dict[str, Any], payload: dict[str, Any], signature: bytes = b"") -> str:
