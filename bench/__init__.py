@@ -1,0 +1,1 @@
+"""What the sidecar costs beside other proxies; `python -m bench`."""
