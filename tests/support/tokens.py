@@ -8,9 +8,9 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import jwt
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from jwt.algorithms import ECAlgorithm, RSAAlgorithm
+from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,13 +64,15 @@ def signed(payload: dict[str, Any], kid: str = "ec-1") -> str:
 
 
 def algorithm_of(kid: str) -> str:
+    if kid.startswith("ed"):
+        return "EdDSA"
     return "RS256" if kid.startswith("rsa") else "ES256"
 
 
 def public_jwk(kid: str) -> dict[str, Any]:
     """The public key `kid` as a JWKS entry."""
     key: Any = _key(kid)
-    algorithm: Any = RSAAlgorithm if kid.startswith("rsa") else ECAlgorithm
+    algorithm = _kind(kid)
     made: dict[str, Any] = algorithm.to_jwk(key.public_key(), as_dict=True)
     return {"kid": kid, "use": "sig"} | made
 
@@ -78,7 +80,7 @@ def public_jwk(kid: str) -> dict[str, Any]:
 def private_jwk(kid: str) -> dict[str, Any]:
     """The private key `kid` as an entry, which no JWKS file should have."""
     key: Any = _key(kid)
-    algorithm: Any = RSAAlgorithm if kid.startswith("rsa") else ECAlgorithm
+    algorithm = _kind(kid)
     made: dict[str, Any] = algorithm.to_jwk(key, as_dict=True)
     return {"kid": kid} | made
 
@@ -96,8 +98,16 @@ def forged(header: dict[str, Any], payload: dict[str, Any], signature: bytes = b
     )
 
 
+def _kind(kid: str) -> Any:
+    if kid.startswith("ed"):
+        return OKPAlgorithm
+    return RSAAlgorithm if kid.startswith("rsa") else ECAlgorithm
+
+
 @functools.cache
-def _key(kid: str) -> ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey:
+def _key(kid: str) -> ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey:
+    if kid.startswith("ed"):
+        return ed25519.Ed25519PrivateKey.generate()
     if kid.startswith("rsa-weak"):
         return rsa.generate_private_key(public_exponent=65537, key_size=1024)
     if kid.startswith("rsa"):

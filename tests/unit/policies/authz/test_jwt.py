@@ -238,6 +238,13 @@ def test_an_algorithm_that_is_not_pinned_is_refused(idp: Idp) -> None:
     good(read(tokens, idp.token(now=NOW, kid="rsa-1")))
 
 
+def test_ed25519_verifies_where_it_is_pinned(idp: Idp) -> None:
+    idp.publish("ec-1", "ed-1")
+    token = idp.token({"sub": "ed"}, now=NOW, kid="ed-1")
+    assert reason(read(Tokens(config(idp)), token)) == "TOKEN_INVALID"
+    assert good(read(Tokens(config(idp, algorithms=["EdDSA"])), token)).subject == "ed"
+
+
 def test_another_key_of_the_same_name_does_not_sign_for_it(idp: Idp, tokens: Tokens) -> None:
     assert reason(read(tokens, idp.token(now=NOW, kid="ec-1", key="ec-other"))) == "TOKEN_INVALID"
 

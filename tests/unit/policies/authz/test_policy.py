@@ -337,6 +337,7 @@ def test_a_token_that_has_expired_since_ends_no_stream_but_a_withdrawn_key_does(
         ("{allow: [{name: a, from: {metadata: {X-Tenant: '*'}}}]}", "upper-case"),
         ("{allow: [{name: a, from: {metadata: {x-t: []}}}]}", "could never match"),
         ("{allow: [{name: a, from: {metadata: {x-t: 'a*b'}}}]}", "not at one end"),
+        ("{allow: [{name: a, from: {metadata: {x-t: 7}}}]}", "allow.0.from.metadata.x-t"),
         ("{allow: [{name: a, from: {identities: []}}]}", "allow.0.from.identities"),
         ("{allow: [{name: a, from: {identities: ['spiffe://*']}}]}", "trust domain"),
         ("{allow: [{name: a, from: {identity: ['*']}}]}", "allow.0.from.identity"),

@@ -227,10 +227,8 @@ def test_a_token_is_asked_for_only_where_none_was_sent_and_one_could_help(config
 
 @settings(max_examples=200, deadline=None)
 @given(configs.map(named), requests, requests)
-def test_showing_more_never_helps_against_a_deny_rule_by_hiding(
-    config: Config, request: Request, other: Request
-) -> None:
-    """Whoever is denied with an attribute that a deny rule reads is denied without it, too: hiding gains nothing."""
+def test_hiding_attributes_gains_nothing_against_a_deny_rule(config: Config, request: Request, other: Request) -> None:
+    """Whoever a deny rule stops is stopped as well when it shows nothing at all."""
     if model(config, request)[0]:
         return
     _, rule = model(config, request)
