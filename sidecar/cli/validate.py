@@ -37,7 +37,8 @@ def validate(path: Path) -> None:
 async def _build(loaded: Loaded) -> str | None:
     from sidecar.cli.run import make_runtime
     from sidecar.control.certificates import Certificates
-    from sidecar.control.generation import Builder
+    from sidecar.control.generation import Builder, listener_options
+    from sidecar.control.revocations import RevocationLists
     from sidecar.transport.socket import Flusher
 
     try:
@@ -50,6 +51,7 @@ async def _build(loaded: Loaded) -> str | None:
         generation = builder.build(loaded.root, number=1, source_hash=loaded.source_hash)
         for config in generation.root.listeners:
             certificates.for_listener(config)
+            listener_options(config, RevocationLists())
     except ValueError as error:
         return str(error)
     return None

@@ -14,6 +14,7 @@ from sidecar.config.units import (
     BindAddress,
     Duration,
     FilePath,
+    HostName,
     MetadataName,
     MethodPattern,
     Name,
@@ -35,6 +36,13 @@ class ListenerTlsConfig(Model):
     )
     client_certificate: Literal["require", "optional", "none"] = Field(
         default="require", description="must a caller show a certificate: require, optional, or none"
+    )
+    trust_domains: tuple[HostName, ...] = Field(
+        default=(),
+        description="callers of other SPIFFE trust domains are refused; absent = any that a trusted CA signs",
+    )
+    revoked: FilePath | None = Field(
+        default=None, description="file of certificate serials and identities that are refused, one per line"
     )
 
     def contradictions(self) -> Iterator[tuple[str, str]]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from sidecar.config.root import ClusterConfig, ListenerConfig, Root
     from sidecar.control.certificates import Certificates
+    from sidecar.control.revocations import RevocationLists
     from sidecar.proxy.policy import Policy
     from sidecar.runtime import Runtime
     from sidecar.transport.socket import Flusher
@@ -139,14 +140,17 @@ class Builder:
         )
 
 
-def listener_options(config: ListenerConfig) -> ListenerOptions:
-    limits = config.limits
+def listener_options(config: ListenerConfig, revocations: RevocationLists) -> ListenerOptions:
+    """Raises ValueError when the revocation list cannot be read."""
+    limits, tls = config.limits, config.tls
     return ListenerOptions(
         limits=Limits(max_concurrent_streams=limits.max_concurrent_streams, max_header_list=limits.max_metadata),
         max_connections=limits.max_connections,
         idle_timeout=limits.idle_timeout,
         max_connection_age=limits.max_connection_age,
         header_timeout=limits.header_timeout,
+        trust_domains=frozenset(tls.trust_domains) if tls is not None else frozenset(),
+        is_revoked=revocations.checker(tls.revoked if tls is not None else None),
     )
 
 

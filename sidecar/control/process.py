@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import enum
 import functools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sidecar.config.load import load
 from sidecar.config.problems import ConfigError
 from sidecar.control.certificates import Certificates
 from sidecar.control.generation import Builder, Generation, direction_of, listener_options
+from sidecar.control.revocations import RevocationLists
 from sidecar.control.watch import INTERVAL, FileWatch
 from sidecar.listeners.listener import Listener
 from sidecar.telemetry import names
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from sidecar.clusters.endpoint import Endpoint
     from sidecar.config.load import Loaded
     from sidecar.config.root import Root
+    from sidecar.proxy.policy import Policy
     from sidecar.runtime import Runtime
     from sidecar.telemetry.metrics import Sample
 
@@ -60,6 +62,7 @@ class Process:
         self._environ = environ
         self._flusher = Flusher(asyncio.get_running_loop())
         self.certificates = Certificates(runtime.clock.wall)
+        self._revocations = RevocationLists()
         self._builder = Builder(runtime, self._flusher, self.certificates)
         self._watch = FileWatch(runtime.clock, self._files_changed)
         self._reloads = {
@@ -97,7 +100,7 @@ class Process:
             listening,
             edge=generation.edges[name],
             direction=direction_of(config, generation.root.node.name),
-            options=listener_options(config),
+            options=listener_options(config, self._revocations),
             context=self.certificates.for_listener(config),
             runtime=self.runtime,
             flusher=self._flusher,
@@ -108,7 +111,16 @@ class Process:
         self.generation = generation
         self.warnings = tuple(map(str, loaded.warnings))
         self.loaded_at = self.runtime.clock.wall()
-        self._watch.watch(loaded.files)
+        self._watch.watch({*loaded.files, *(path for each in self._policies() for path in each.files)})
+
+    def _policies(self) -> list[Policy[Any]]:
+        edges = self.generation.edges.values() if self.generation is not None else ()
+        return [policy for edge in edges for plan in edge.routes.plans() for policy in plan.policies]
+
+    def _recheck(self) -> None:
+        """What callers may do has changed: open connections and running calls are judged again."""
+        for listener in self.listeners.values():
+            listener.recheck()
 
     # ── reload ──
 
@@ -121,6 +133,7 @@ class Process:
                 loaded.root, number=self.generation.number + 1, source_hash=loaded.source_hash
             )
             self._check_fixed(loaded.root)
+            options = {each.name: listener_options(each, self._revocations) for each in loaded.root.listeners}
         except (ConfigError, ValueError, OSError) as error:
             self.last_reload_problem = str(error)
             self._reloads["rejected"].inc()
@@ -129,11 +142,12 @@ class Process:
         for config in loaded.root.listeners:
             self.listeners[config.name].adopt(
                 generation.edges[config.name],
-                listener_options(config),
+                options[config.name],
                 direction_of(config, loaded.root.node.name),
                 self.certificates.for_listener(config),
             )
         self._enter(generation, loaded)
+        self._recheck()
         self.last_reload_problem = None
         self._reloads["accepted"].inc()
         self.runtime.log.info("configuration accepted", extra={"generation": generation.number})
@@ -160,6 +174,22 @@ class Process:
             files = files - {self.path}
         if files:
             self.reload_certificates()
+            self._reload_lists(files)
+
+    def _reload_lists(self, files: set[Path]) -> None:
+        """Revocation lists, and the files that policies read."""
+        changed, problems = self._revocations.reload(files)
+        for policy in self._policies():
+            if files.intersection(policy.files):
+                try:
+                    changed = policy.reload() or changed
+                except ValueError as error:
+                    problems.append(str(error))
+        for problem in problems:
+            self.runtime.log.error("file not reloaded, its former content stays in force", extra={"cause": problem})
+        if changed:
+            self.runtime.log.info("lists reloaded", extra={"files": sorted(map(str, files))})
+            self._recheck()
 
     def reload_certificates(self) -> None:
         """Certificates, keys or CAs have changed: new handshakes use them, upstream connections are replaced, calls go on."""

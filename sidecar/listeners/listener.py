@@ -39,6 +39,9 @@ class ListenerOptions:
     idle_timeout: float = 3600.0
     max_connection_age: float = 0.0
     header_timeout: float = 10.0
+    trust_domains: frozenset[str] = frozenset()
+    """Of callers; empty = any that a trusted CA signs."""
+    is_revoked: Callable[[CertificateFacts], bool] = lambda _: False
 
 
 @dataclass(slots=True)
@@ -63,7 +66,6 @@ class Listener:
         context: Callable[[], ssl.SSLContext | None],
         runtime: Runtime,
         flusher: Flusher,
-        is_revoked: Callable[[CertificateFacts], str | None] = lambda _: None,
     ) -> None:
         self.name = name
         self.edge = edge
@@ -75,7 +77,6 @@ class Listener:
         self.handshakes_failed = 0
         self.runtime = runtime
         self.flusher = flusher
-        self.is_revoked = is_revoked
         self._context = context
         self._listening = listening
         self._loop = asyncio.get_running_loop()
@@ -162,13 +163,29 @@ class Listener:
                 inlet.peer.edge = edge
 
     def recheck(self) -> None:
-        """The revocation list has changed: judge open connections again."""
+        """Revocations, or what policies allow, may have changed: judge open connections and their calls again."""
         for inlet in self.connections:
             peer = inlet.peer
             if peer is not None and peer.certificate is not None:
-                reason = self.is_revoked(peer.certificate)
-                problem = peer.certificate.problem or reason
+                problem = peer.certificate.problem or self.revocation_problem(peer.certificate)
                 peer.refuse(unusable(problem) if problem else None)
+            if inlet.connection is not None:
+                for call in list(inlet.connection.streams.values()):
+                    if isinstance(call, Call) and not call.ended:
+                        self._recheck_call(call)
+
+    def _recheck_call(self, call: Call) -> None:
+        rejection = call.peer.refusal(self.runtime.clock.monotonic())
+        method = self.edge.routes.method(call.path.encode())
+        if rejection is None and method is not None:
+            plan = method.plan or method.match(call.headers.index, self.edge.routes.unrouted)
+            found = (policy.recheck(call) for policy in plan.policies)
+            rejection = next((each for each in found if each is not None), None)
+        if rejection is not None:
+            call.reject(rejection)
+
+    def revocation_problem(self, certificate: CertificateFacts) -> str | None:
+        return "it has been revoked" if self.options.is_revoked(certificate) else None
 
     def drain(self, on_empty: Callable[[], None]) -> None:
         """GOAWAY to everybody; new connections are still accepted, only to be told DRAINING. `on_empty` when all calls ended."""
@@ -255,12 +272,12 @@ class Inlet:
         if der:
             from sidecar.identity.certificate import facts
 
-            certificate = facts(der)
+            certificate = facts(der, listener.options.trust_domains)
         identity, problem = listener.direction.identify(certificate)
         refused: Rejection | None = None
         ends = float("inf")
         if certificate is not None:
-            problem = problem or listener.is_revoked(certificate)
+            problem = problem or listener.revocation_problem(certificate)
             ends = runtime.clock.monotonic() + certificate.not_after - runtime.clock.wall()
         if problem is not None:
             refused = unusable(problem)

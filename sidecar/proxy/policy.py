@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeAlias, TypeVar
 from sidecar.proxy.rejection import Rejection
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from sidecar.grpc_wire.status import StatusCode
     from sidecar.http2.hpack import Field
     from sidecar.proxy.attempt import Attempt
@@ -80,6 +82,21 @@ class Policy(Generic[C]):
 
     def __init__(self, config: C, runtime: Runtime) -> None:
         """Compile the configuration. Raises ValueError, naming the field, for what the model could not check."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Files that were read; `reload` is called when one of them changes."""
+        return ()
+
+    def reload(self) -> bool:
+        """Read `files` again; were they different? Raises ValueError saying what is wrong; nothing has changed then."""
+        return False
+
+    def recheck(self, call: Call) -> Rejection | None:
+        """Rules have changed since `call` was let pass: must it end now?"""
+        return None
+
+    # ── hooks ──
 
     def on_request(self, call: Call) -> Verdict:
         """Headers are here, nothing went upstream."""
