@@ -363,6 +363,11 @@ class Call(Stream):
 
     def finish(self, facts: ResponseFacts) -> None:
         """The agent's status, in trailers or as Trailers-Only; hooks may look, change, or wait."""
+        pipe = self.response_pipe
+        if pipe is not None and not pipe.is_idle:
+            # Messages before it still wait for their verdict.
+            pipe.then(lambda: self.finish(facts))
+            return
         if self.plan.on_trailers:
             chain.trailers(self, facts)
         else:

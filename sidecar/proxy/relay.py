@@ -232,6 +232,11 @@ class MessagePipe:
         self._send(message)
         self.run()
 
+    def then(self, on_end: Callable[[], None]) -> None:
+        """Call `on_end` when all that is in here has moved on."""
+        self._on_end = on_end
+        self._end = True
+
     def settle(self) -> None:
         """Credit the sender for what has moved on."""
         if self._owed and not self._waits and self._is_clear():
