@@ -20,7 +20,7 @@ from sidecar.control.admin import view
 from sidecar.transport.bind import bind, shown_address, split_host_port
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     from sidecar.control.process import Process
 
@@ -68,6 +68,13 @@ class AdminServer:
         self._loop.call_soon_threadsafe(run)
         try:
             return done.result(_LOOP_TIMEOUT)
+        except concurrent.futures.TimeoutError:
+            raise LoopStuckError from None
+
+    def wait_for(self, start: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+        """Run a coroutine on the data loop, from a request's thread. Raises LoopStuckError."""
+        try:
+            return asyncio.run_coroutine_threadsafe(start(), self._loop).result(_LOOP_TIMEOUT)
         except concurrent.futures.TimeoutError:
             raise LoopStuckError from None
 
@@ -204,6 +211,20 @@ def _view(function: Callable[[Process], object]) -> Callable[[_Handler], None]:
     return answer
 
 
+def _explain(request: _Handler) -> None:
+    admin = request.server.admin
+    query = request.query()
+    try:
+        question = view.question(query)
+    except ValueError as error:
+        request.text(HTTPStatus.BAD_REQUEST, f"{error}\n")
+        return
+    try:
+        request.json(admin.wait_for(lambda: view.explained(admin.process, question)))
+    except ValueError as error:
+        request.text(HTTPStatus.NOT_FOUND, f"{error}\n")
+
+
 def _drain(request: _Handler) -> None:
     admin = request.server.admin
     admin.on_loop(admin.process.drain)
@@ -226,6 +247,7 @@ _GET: dict[str, Callable[[_Handler], None]] = {
     "/listeners": _view(view.listeners),
     "/certs": _view(view.certificates),
     "/drain": _view(view.drain),
+    "/explain": _explain,
     "/version": _view(lambda _: view.version()),
 }
 _POST: dict[str, Callable[[_Handler], None]] = {"/drain": _drain}

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from sidecar import __version__
 from sidecar.config.redaction import redacted
+from sidecar.control.explain import Question, explain
 from sidecar.control.process import State
 
 if TYPE_CHECKING:
@@ -104,6 +107,31 @@ def listeners(process: Process) -> list[dict[str, Any]]:
 def certificates(process: Process) -> list[dict[str, Any]]:
     """Certificates in use: file, names, serial, days left. Never a key."""
     return [context.describe() for context in process.certificates.contexts]
+
+
+def question(query: Mapping[str, list[str]]) -> Question:
+    """The call that `/explain?listener=…&method=…` asks about. Raises ValueError saying what is missing."""
+    if "listener" not in query or "method" not in query:
+        raise ValueError("give listener and method; also identity, authority, metadata=NAME=VALUE, claims=JSON")
+    pairs = [each.partition("=") for each in query.get("metadata", [])]
+    claims = json.loads(query["claims"][0]) if "claims" in query else None
+    if claims is not None and not isinstance(claims, dict):
+        raise ValueError("claims must be a JSON object")
+    return Question(
+        query["listener"][0],
+        query["method"][0],
+        query["identity"][0] if "identity" in query else None,
+        tuple((name, value) for name, _, value in pairs),
+        query.get("authority", ["localhost"])[0],
+        claims,
+    )
+
+
+async def explained(process: Process, asked: Question) -> dict[str, Any]:
+    """What would happen to a call, by what is in force now. Raises ValueError when there is no such listener."""
+    if process.generation is None:
+        raise ValueError("nothing is in force yet")
+    return (await explain(process.generation, asked)).as_dict()
 
 
 def drain(process: Process) -> dict[str, Any]:
