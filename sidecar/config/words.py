@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import types
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, TypeAlias, Union, get_args, get_origin
@@ -185,10 +186,14 @@ def _length(kind: str, context: Mapping[str, Any], annotation: Any) -> str:
     return f"must have at most {context['max_length']} {what}"
 
 
+# A URL with a password in it is as secret as the password.
+_CREDENTIALS = re.compile(r"://[^/\s]*@|passw")
+
+
 def _shown(root: Node, loc: Loc, model: type[BaseModel]) -> str:
     """The value as the file writes it, for the beginning of a message; nothing for sections and secrets."""
     node = root.at(loc)[0]
-    if node.kind != "scalar" or _type_at(model, loc) is SecretStr:
+    if node.kind != "scalar" or _type_at(model, loc) is SecretStr or _CREDENTIALS.search(node.text):
         return ""
     return f"{quoted(node.text)} "
 

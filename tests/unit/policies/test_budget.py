@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from sidecar.grpc_wire.details import QuotaFailure
 from sidecar.grpc_wire.status import StatusCode
 from sidecar.http2.hpack import encode_field
 from sidecar.policies.budget import Budget
@@ -219,7 +220,8 @@ def test_the_refusal_tells_the_rule_and_not_the_tenant() -> None:
     assert "budget tokens: 1000/1h per metadata.x-tenant" in rejection.message
     assert "secret-tenant" not in repr(rejection)
     (quota,) = rejection.details
-    assert quota.violations[0].subject == "budget:tokens"  # type: ignore[attr-defined]
+    assert isinstance(quota, QuotaFailure)
+    assert quota.violations[0].subject == "budget:tokens"
 
 
 def test_peek_reserves_nothing() -> None:

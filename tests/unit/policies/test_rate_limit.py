@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from sidecar.clock import Deadlines
+from sidecar.grpc_wire.details import QuotaFailure
 from sidecar.grpc_wire.status import StatusCode
 from sidecar.policies.rate_limit import RateLimit
 from sidecar.proxy.call import Call
@@ -48,7 +49,7 @@ def with_store(text: str, store_type: type[MemoryStore] = MemoryStore) -> Bench[
 
 
 async def settled(verdict: Verdict) -> Any:
-    assert asyncio.iscoroutine(verdict), f"not waiting: {verdict}"
+    assert asyncio.iscoroutine(verdict), f"not waiting: {verdict!r}"
     return await verdict
 
 
@@ -145,7 +146,8 @@ def test_a_refusal_names_the_limit_and_not_the_caller() -> None:
     assert "secret-tenant" not in repr(rejection)
     assert rejection.metadata["limit"] == "per-tenant"
     (quota,) = rejection.details
-    (violation,) = quota.violations  # type: ignore[attr-defined]
+    assert isinstance(quota, QuotaFailure)
+    (violation,) = quota.violations
     assert (violation.subject, violation.description) == (
         "rate_limit:per-tenant",
         "rpcs: 1/1m per metadata.x-tenant, burst 1",
@@ -209,7 +211,7 @@ def test_long_keys_are_kept_short_and_still_told_apart() -> None:
     assert isinstance(bench.request(metadata={"x-tenant": long}), Rejection)
     buckets = Buckets()
     buckets.take(("a" * 5000, None), 1, 0, 0)
-    assert all(len(key) == 16 for key in buckets._young)  # noqa: SLF001 - what is kept is the promise
+    assert all(isinstance(key, bytes) and len(key) == 16 for key in buckets._young)  # noqa: SLF001 - what is kept is the promise
 
 
 @given(
