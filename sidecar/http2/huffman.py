@@ -1,7 +1,7 @@
 """Huffman coding of header strings (RFC 7541 §5.2, Appendix B).
 
 The code is canonical: the lengths of the codes, in order of their symbols, determine all of them. Decoding goes byte by byte
-through rows that link to rows (`for byte in data: row, out = row[byte]`); a row computes an entry when it is first asked for, so
+through rows that link to rows (`for byte in data: row, out = row[byte]`); an entry is computed when it is first met, so
 importing costs nothing and a peer that never uses Huffman costs no memory.
 """
 
@@ -42,16 +42,27 @@ def _canonical() -> list[tuple[int, int]]:
     return codes
 
 
+_Row = list["tuple[_Row, bytes]"]
+"""What each byte does in one state: (the row of the next state, the symbols it completed)."""
+
+# Entries lead here until they are known, and from here nowhere else: a string that ends here is to be read slowly.
+_UNKNOWN: _Row = []
+_UNKNOWN.extend([(_UNKNOWN, b"")] * 256)
+
+
 class _Tree:
-    """The code as a binary tree: `branches[node][bit]` is a node, or -1 - symbol. Built at the first Huffman string."""
+    """The code as a binary tree: `branches[node][bit]` is a node, or -1 - symbol."""
 
     def __init__(self) -> None:
         self.branches: list[list[int]] = [[0, 0]]
-        # Bits since the root, where all of them were ones: such a state may end a string if they are fewer than 8.
-        self.padding: dict[int, int] = {0: 0}
+        # RFC 7541 §5.2: a string may end behind a symbol, or up to seven ones further.
+        self.ends = {0}
         for symbol, (code, length) in enumerate(_canonical()):
             self._insert(symbol, code, length)
-        self.rows = {node: _Row(self, node) for node in range(len(self.branches))}
+        node = 0
+        for _ in range(7):
+            node = self.branches[node][1]
+            self.ends.add(node)
 
     def _insert(self, symbol: int, code: int, length: int) -> None:
         node = 0
@@ -62,61 +73,70 @@ class _Tree:
                 following = len(self.branches)
                 self.branches.append([0, 0])
                 self.branches[node][bit] = following
-                if bit and node in self.padding:
-                    self.padding[following] = self.padding[node] + 1
             node = following
         self.branches[node][code & 1] = -1 - symbol
 
-
-class _Row(dict[int, "tuple[_Row, bytes]"]):
-    """What each byte does in one state: (next state, what it completed)."""
-
-    __slots__ = ("_node", "_tree")
-
-    def __init__(self, tree: _Tree, node: int) -> None:
-        self._tree = tree
-        self._node = node
-
-    def __missing__(self, byte: int) -> tuple[_Row, bytes]:
-        tree = self._tree
-        node = self._node
+    def walk(self, node: int, byte: int) -> tuple[int, bytes]:
+        """(next node, symbols completed) of eight bits. Raises HuffmanError at EOS."""
         out = bytearray()
         for position in range(7, -1, -1):
-            following = tree.branches[node][byte >> position & 1]
-            if following < 0:
-                symbol = -1 - following
+            node = self.branches[node][byte >> position & 1]
+            if node < 0:
+                symbol = -1 - node
                 if symbol == _EOS:
                     raise HuffmanError("EOS inside a Huffman-coded string")
                 out.append(symbol)
                 node = 0
-            else:
-                node = following
-        entry = self[byte] = (tree.rows[node], bytes(out))
-        return entry
-
-    @property
-    def may_end(self) -> bool:
-        return self._tree.padding.get(self._node, 8) < 8
+        return node, bytes(out)
 
 
 class _Codec:
-    """The tables, made when they are first needed."""
+    """The tables, made as far as they are needed."""
 
     def __init__(self) -> None:
-        self._root: _Row | None = None
+        self._tree: _Tree | None = None
+        self._root = _UNKNOWN
+        self._rows: dict[int, _Row] = {}
+        # Identities of the rows in whose state a string may end; rows live as long as this.
+        self._ends: set[int] = set()
+        self._outs: dict[bytes, bytes] = {}
         self._codes: list[tuple[int, int]] | None = None
 
     def decode(self, data: bytes) -> bytes:
+        # The deliberate fast path: nothing is tested for each byte. Plain lists, as a dict with __missing__ costs 1.6 times as much.
         row = self._root
-        if row is None:
-            row = self._root = _Tree().rows[0]
         parts = []
         for byte in data:
             row, out = row[byte]
             parts.append(out)
-        if not row.may_end:
+        if id(row) not in self._ends:
+            return self._decode_slowly(data)
+        return b"".join(parts)
+
+    def _decode_slowly(self, data: bytes) -> bytes:
+        """Fill in the entries that were not known, or say what is wrong with the string."""
+        tree = self._tree
+        if tree is None:
+            tree = self._tree = _Tree()
+            self._root = self._row(tree, 0)
+        parts = []
+        node = 0
+        for byte in data:
+            row = self._row(tree, node)
+            node, out = tree.walk(node, byte)
+            parts.append(out)
+            row[byte] = (self._row(tree, node), self._outs.setdefault(out, out))
+        if node not in tree.ends:
             raise HuffmanError("padding of a Huffman-coded string is too long, or not all ones")
         return b"".join(parts)
+
+    def _row(self, tree: _Tree, node: int) -> _Row:
+        row = self._rows.get(node)
+        if row is None:
+            row = self._rows[node] = _UNKNOWN.copy()
+            if node in tree.ends:
+                self._ends.add(id(row))
+        return row
 
     def encode(self, text: bytes) -> bytes:
         codes = self._codes
