@@ -7,6 +7,7 @@ nothing else, so a header list is forwarded by joining the bytes its fields came
 from __future__ import annotations
 
 from collections import deque
+from typing import NoReturn
 
 from sidecar.http2 import huffman
 
@@ -109,7 +110,7 @@ class HpackError(Exception):
     """The block cannot be decoded; the connection cannot go on (COMPRESSION_ERROR)."""
 
 
-class HeaderListTooLarge(Exception):  # noqa: N818 - a limit, not a mistake
+class HeaderListTooLarge(Exception):
     """The decoded list exceeds the limit. The block was processed to its end, so the connection can go on."""
 
     def __init__(self, size: int) -> None:
@@ -173,6 +174,7 @@ class Decoder:
         "_limit",
         "_max_list",
         "_memo",
+        "_most",
         "_names",
         "_size",
         "_table_size",
@@ -184,6 +186,8 @@ class Decoder:
     def __init__(self, *, max_table_size: int = 4096, max_list_size: int = 16 * 1024) -> None:
         """Sizes in bytes. `max_table_size`: what the peer may use until it has acknowledged another limit."""
         self._max_list = max_list_size
+        # No list within the limit has more fields.
+        self._most = max_list_size // _OVERHEAD
         # Newest first, as their indexes count.
         self._entries: deque[Field] = deque()
         self._size = 0
@@ -209,6 +213,7 @@ class Decoder:
         fields: list[Field] = []
         memo = self._memo
         names = self._names
+        most = self._most
         position, end = 0, len(block)
         try:
             if (self._update_due and end) or (end and block[0] & 0xE0 == 0x20):
@@ -230,16 +235,22 @@ class Decoder:
                     length = block[position + 1]
                     middle = position + 2 + (length & 0x7F)
                     if length & 0x7F == 0x7F:
-                        position = self._read_literal(block, start, fields)
+                        position = self._read_long(block, start, fields)
                         continue
-                elif first == 0x7F or first & 0xEF == 0x0F:
-                    position = self._read_literal(block, start, fields)
+                elif first == 0x0F or first == 0x1F:  # noqa: PLR1714 - as above
+                    # The names in the further part of the static table: content-type, user-agent.
+                    middle = position + 2
+                    if block[position + 1] >= 0x80:
+                        position = self._read_long(block, start, fields)
+                        continue
+                elif first == 0x7F:
+                    position = self._read_long(block, start, fields)
                     continue
                 else:
                     middle = position + 1
                 length = block[middle]
                 if length & 0x7F == 0x7F:
-                    position = self._read_literal(block, start, fields)
+                    position = self._read_long(block, start, fields)
                     continue
                 position = middle + 1 + (length & 0x7F)
                 raw = block[start:position]
@@ -257,40 +268,45 @@ class Decoder:
                 if first >= 0x40 and self._table_size:
                     self._insert(field)
                 fields.append(field)
-                if len(fields) > self._max_list // _OVERHEAD:
-                    return self._count_rest(block, position, fields)
+                if len(fields) > most:
+                    self._count_rest(block, position, fields)
         except IndexError:
             raise HpackError("a block that ends within a field") from None
         except huffman.HuffmanError as error:
             raise HpackError(str(error)) from None
         # Without a dynamic table, the decoded size is at most 8/5 of the encoded one and 96 for each static index.
-        if self._entries or end * 2 + len(fields) * 96 > self._max_list:
+        # That the table is empty now says nothing: what a block refers to may have been evicted before its end.
+        if self._table_size or end * 2 + len(fields) * 96 > self._max_list:
             size = sum([len(field[0]) + len(field[1]) + _OVERHEAD for field in fields])
             if size > self._max_list:
-                raise HeaderListTooLarge(size)
+                self._refuse(size)
         return tuple(fields)
 
     # ── fields ──
 
     def _literal(self, raw: bytes, first: int, middle: int) -> Field:
-        """A literal whose lengths take one byte each: `raw` is all of it, its value string begins at `middle`."""
-        index = first & (0x3F if first & 0x40 else 0x0F)
+        """A literal whose index and lengths are short: `raw` is all of it, its value string begins at `middle`."""
+        index = first & 0x3F if first & 0x40 else first & 0x0F
+        if index == 0x0F and first < 0x40:
+            index += raw[1]
         name = self._name_at(index) if index else self._name(raw[1:middle])
         length = raw[middle]
         value = raw[middle + 1 :]
         if length & 0x80:
             value = huffman.decode(value)
-        if not first & 0x40:
+        if index > _STATIC_LENGTH:
+            encoded = encode_field(name, value, never_indexed=first & 0xF0 == 0x10)[2]
+        elif first < 0x40:
             encoded = raw
         elif index < 0x0F:
             # Passed on, it must not ask for an entry in somebody's table.
             encoded = bytes((index,)) + raw[1:]
         else:
-            encoded = encode_field(name, value)[2]
+            encoded = bytes((0x0F, index - 0x0F)) + raw[1:]
         field = (name, value, encoded)
         if value.translate(None, _PRINTABLE):
             self._note_odd(name, value)
-        elif not first & 0x10 and name not in _UNKEPT and self.malformed is None and index <= _STATIC_LENGTH:
+        elif first & 0xF0 != 0x10 and name not in _UNKEPT and self.malformed is None and index <= _STATIC_LENGTH:
             self._keep(raw, field)
         return field
 
@@ -328,7 +344,11 @@ class Decoder:
             self.malformed = b"a control character in the value of " + name
 
     def _name_at(self, index: int) -> bytes:
-        return _STATIC[index - 1][0] if index <= _STATIC_LENGTH else self._entry(index)[0]
+        if index <= _STATIC_LENGTH:
+            return _STATIC[index - 1][0]
+        name = self._entry(index)[0]
+        self._is_odd_name(name)
+        return name
 
     def _entry(self, index: int) -> Field:
         try:
@@ -345,12 +365,18 @@ class Decoder:
             self._note_odd(field[0], field[1])
         self._is_odd_name(field[0])
         fields.append(field)
-        if len(fields) > self._max_list // _OVERHEAD:
+        if len(fields) > self._most:
+            self._count_rest(block, position, fields)
+        return position
+
+    def _read_long(self, block: bytes, start: int, fields: list[Field]) -> int:
+        """A literal with long strings or a large index; counted, as its name may be a large one of the table."""
+        position = self._read_literal(block, start, fields)
+        if len(fields) > self._most:
             self._count_rest(block, position, fields)
         return position
 
     def _read_literal(self, block: bytes, start: int, fields: list[Field]) -> int:
-        """A literal with long strings or a large index."""
         first = block[start]
         index, position = _read_integer(block, start, 6 if first & 0x40 else 4)
         if index:
@@ -370,7 +396,7 @@ class Decoder:
         fields.append(field)
         return position
 
-    def _count_rest(self, block: bytes, position: int, fields: list[Field]) -> tuple[Field, ...]:
+    def _count_rest(self, block: bytes, position: int, fields: list[Field]) -> NoReturn:
         """More fields than the limit can hold: keep the table in step, keep no field, and say how much it would have been."""
         size = sum(len(field[0]) + len(field[1]) + _OVERHEAD for field in fields)
         end = len(block)
@@ -388,7 +414,12 @@ class Decoder:
                 position = self._read_literal(block, position, kept)
             size += len(kept[0][0]) + len(kept[0][1]) + _OVERHEAD
             if size > self._max_list * _CEILING:
-                raise HpackError("a header list far beyond every limit")
+                break
+        self._refuse(size)
+
+    def _refuse(self, size: int) -> NoReturn:
+        if size > self._max_list * _CEILING:
+            raise HpackError("a header list far beyond every limit")
         raise HeaderListTooLarge(size)
 
     # ── the dynamic table ──
