@@ -57,6 +57,7 @@ class Agent:
     def __init__(self) -> None:
         self.gate = threading.Event()
         self.gate.set()
+        self.arrived = threading.Event()
         self.server = grpc.server(futures.ThreadPoolExecutor(40))
         unary = grpc.unary_unary_rpc_method_handler
         handlers = {
@@ -70,6 +71,7 @@ class Agent:
         self.server.start()
 
     def _paid(self, request: bytes, context: grpc.ServicerContext) -> bytes:
+        self.arrived.set()
         self.gate.wait(30)
         context.set_trailing_metadata((("x-usage-tokens", "40"),))
         return request
@@ -228,7 +230,8 @@ def test_the_reservation_of_a_sidecar_that_died_expires(server: RedisServer, tmp
         channels: list[Any] = [grpc.insecure_channel("{}:{}".format(*each.address())) for each in (dead, alive)]
         calls = [each.unary_unary("/test.Service/Paid") for each in channels]
         first = calls[0].future(b"", timeout=30)
-        eventually(lambda: calls[1].future(b"", timeout=0.5).code() is grpc.StatusCode.RESOURCE_EXHAUSTED)
+        assert agent.arrived.wait(30)
+        assert calls[1].future(b"", timeout=30).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         dead.kill()
         assert first.code() is grpc.StatusCode.UNAVAILABLE
         agent.gate.set()

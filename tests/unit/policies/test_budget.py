@@ -337,7 +337,7 @@ async def used(desk: Desk) -> int:
     full = Budget(config_of(Budget, SHARED.replace("reserve: 100", "reserve: 1000")), desk.runtime)
     verdict = full.on_request(desk.call(peek=True))
     assert asyncio.iscoroutine(verdict)
-    rejection = await verdict
+    rejection: Any = await verdict
     return 0 if rejection is None else int(rejection.metadata["used"]) + int(rejection.metadata["reserved"])
 
 

@@ -109,9 +109,9 @@ async def test_a_redis_that_is_full_or_read_only_says_so(server: RedisServer) ->
         assert await kind_of_failure(store) == "full"
         await client.config_set("maxmemory", "0")
         assert await store.take("k", PACE) == 0.0
-        await client.execute_command("REPLICAOF", "127.0.0.1", "1")
+        await client.replicaof("127.0.0.1", 1)
         assert await kind_of_failure(store) == "read_only"
-        await client.execute_command("REPLICAOF", "NO", "ONE")
+        await client.replicaof("NO", "ONE")
         assert await store.take("k", PACE) == 0.0
     await store.close()
 
