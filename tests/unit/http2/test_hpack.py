@@ -327,6 +327,28 @@ def test_a_peer_that_is_allowed_more_uses_it_when_it_says_so() -> None:
     assert table(decoder) == [(b"a", b"1")]
 
 
+def test_a_name_of_the_table_is_looked_up_each_time() -> None:
+    """The same bytes mean another field once the table has moved on, so they are not remembered."""
+    decoder = Decoder()
+    decoder.decode(literal(INDEXING, b"a", b"1"))
+    for reference in (literal(PLAIN, 62, b"v"), literal(NEVER, 62, b"v"), literal(INDEXING, 62, b"v")):
+        assert pairs(decoder.decode(reference)) == [(b"a", b"v")]
+    decoder.decode(literal(INDEXING, b"b", b"1"))
+    for reference in (literal(PLAIN, 62, b"v"), literal(NEVER, 62, b"v"), literal(INDEXING, 62, b"v")):
+        assert pairs(decoder.decode(reference)) == [(b"b", b"v")]
+
+
+@pytest.mark.parametrize("zeros", range(5))
+def test_an_integer_may_take_more_bytes_than_it_needs(zeros: int) -> None:
+    """RFC 7541 §5.1 sets no limit; ours is five bytes behind the first."""
+    name = b"\x0f\x90" + b"\x80" * (zeros - 1) + b"\x00" if zeros else b"\x0f\x10"
+    assert pairs(Decoder().decode(name + b"\x01v")) == [(b"content-type", b"v")]
+    length = b"\x7f" + b"\x80" * zeros + b"\x00"
+    assert pairs(Decoder().decode(b"\x00\x01a" + length + b"v" * 127)) == [(b"a", b"v" * 127)]
+    with pytest.raises(HpackError, match="integer"):
+        Decoder().decode(b"\x00\x01a\x7f" + b"\x80" * 5 + b"\x00" + b"v" * 127)
+
+
 # ── blocks that are none ──
 
 
