@@ -171,7 +171,7 @@ def _decode(url: str, body: bytes) -> Detail | tuple[str, bytes]:
     if name == "RetryInfo":
         delay = next((value for number, value in _fields(body) if number == 1 and isinstance(value, bytes)), b"")
         numbers = {number: value for number, value in _fields(delay) if isinstance(value, int)}
-        return RetryInfo(_signed(numbers.get(1, 0), 64) + _signed(numbers.get(2, 0), 32) / 1e9)
+        return RetryInfo((_signed(numbers.get(1, 0), 64) * 1_000_000_000 + _signed(numbers.get(2, 0), 32)) / 1e9)
     if name == "QuotaFailure":
         return QuotaFailure(tuple(QuotaViolation(texts[1], texts[2]) for texts in _violations(body)))
     if name == "BadRequest":

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import asyncio
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidecar.clock import Deadlines, LoopClock, sleep
+from tests.support.clock import FakeClock
+
+
+class Entry:
+    """Calls itself due only when it is, as every entry must."""
+
+    def __init__(self, when: float, deadlines: Deadlines) -> None:
+        self.when = when
+        self.deadlines = deadlines
+        self.fired: float | None = None
+
+    def on_deadline(self, now: float) -> None:
+        if now < self.when:
+            self.deadlines.add(self.when, now, self)
+        else:
+            self.fired = now
+
+
+@given(st.lists(st.floats(0, 100), max_size=30))
+def test_never_early_and_at_most_a_bucket_late(delays: list[float]) -> None:
+    clock = FakeClock()
+    deadlines = Deadlines(clock)
+    began = clock.monotonic()
+    entries = [Entry(began + delay, deadlines) for delay in delays]
+    for entry in entries:
+        deadlines.add(entry.when, began, entry)
+    for _ in range(1030):
+        clock.advance(0.1)
+    for entry in entries:
+        assert entry.fired is not None
+        assert entry.when <= entry.fired <= entry.when + 0.2
+    assert len(deadlines) == 0
+
+
+def test_what_left_its_bucket_is_not_called() -> None:
+    clock = FakeClock()
+    deadlines = Deadlines(clock)
+    now = clock.monotonic()
+    entry = Entry(now + 1, deadlines)
+    bucket = deadlines.add(entry.when, now, entry)
+    assert len(deadlines) == 1
+    bucket.discard(entry)
+    clock.advance(5)
+    assert entry.fired is None
+
+
+def test_an_entry_may_end_another_of_its_bucket() -> None:
+    clock = FakeClock()
+    deadlines = Deadlines(clock)
+    now = clock.monotonic()
+    ended = []
+
+    class Pair:
+        other: Pair
+        bucket: set
+
+        def on_deadline(self, now: float) -> None:
+            ended.append(self)
+            self.bucket.discard(self.other)
+
+    one, two = Pair(), Pair()
+    one.other, two.other = two, one
+    one.bucket = two.bucket = deadlines.add(now + 1, now, one)
+    assert deadlines.add(now + 1, now, two) is one.bucket
+    clock.advance(2)
+    assert len(ended) == 1
+
+
+def test_a_nearer_entry_moves_the_timer() -> None:
+    clock = FakeClock()
+    deadlines = Deadlines(clock)
+    now = clock.monotonic()
+    far, near = Entry(now + 60, deadlines), Entry(now + 0.5, deadlines)
+    deadlines.add(far.when, now, far)
+    deadlines.add(near.when, now, near)
+    clock.advance(1)
+    assert near.fired is not None
+    assert far.fired is None
+
+
+async def test_sleep_waits_for_its_clock() -> None:
+    clock = FakeClock()
+    task = asyncio.ensure_future(sleep(clock, 3))
+    for _ in range(3):
+        await asyncio.wait([task], timeout=0)
+    assert not task.done()
+    clock.advance(3)
+    await task
+
+
+async def test_the_loop_clock_runs_callbacks() -> None:
+    clock = LoopClock(asyncio.get_running_loop())
+    done = asyncio.Event()
+    clock.call_later(0, done.set)
+    await asyncio.wait_for(done.wait(), 5)
+    assert clock.wall() > 1_700_000_000
+    assert clock.monotonic() <= clock.monotonic()
