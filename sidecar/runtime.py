@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import random
 
     from sidecar.clock import Clock, Deadlines
+    from sidecar.proxy.holding import Holding
     from sidecar.store.interface import Store
     from sidecar.telemetry.metrics import Metrics
 
@@ -77,6 +78,7 @@ class Runtime:
     random: random.Random
     metrics: Metrics
     log: logging.Logger
+    holding: Holding
     kept: KeptState = field(default_factory=KeptState)
     tasks: Tasks = field(default_factory=Tasks)
     listener: str = ""

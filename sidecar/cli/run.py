@@ -18,6 +18,7 @@ import click
 from sidecar.cli.load import load_or_exit
 from sidecar.clock import Deadlines, LoopClock
 from sidecar.control.process import Process
+from sidecar.proxy.holding import Holding
 from sidecar.runtime import Runtime
 from sidecar.store.url import open_store
 from sidecar.telemetry import logs
@@ -76,6 +77,7 @@ def make_runtime(loaded: Loaded) -> Runtime:
     return Runtime(
         clock=clock,
         deadlines=Deadlines(clock),
+        holding=Holding(clock),
         random=chance,
         metrics=Metrics(),
         log=logging.getLogger("sidecar"),

@@ -10,6 +10,8 @@ from sidecar.clusters.resolve import is_name, resolve
 from sidecar.proxy.rejection import Reason, Rejection
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sidecar.clock import Timer
     from sidecar.clusters.upstream import UpstreamOptions
     from sidecar.proxy.call import Call
@@ -53,7 +55,11 @@ class Cluster:
 
     # ── the data path ──
 
-    def pick(self, call: Call) -> Endpoint | Rejection:
+    def pick(self, call: Call, avoid: Sequence[object] = ()) -> Endpoint | Rejection:
+        for _ in avoid:
+            picked = self._picker.pick(call)
+            if picked is not None and picked not in avoid:
+                return picked
         picked = self._only or self._picker.pick(call) or self._hopeful.pick(call)
         return picked if picked is not None else self._refusal()
 

@@ -29,6 +29,8 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
+from sidecar.grpc_wire.status import StatusCode
+
 # ── durations ──
 
 _DURATION = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,3})?)(ms|s|m|h)", re.ASCII)
@@ -385,6 +387,21 @@ def parse_name(text: str) -> str:
         raise ValueError("is not a name; lower-case letters, digits, - and _, at most 63, a letter or digit first")
     return text
 
+
+_FAILURES = tuple(code.name for code in StatusCode if code is not StatusCode.OK)
+
+
+def parse_failure_code(text: str) -> str:
+    """The name of a status code that is a failure, in upper case. Raises ValueError saying what is allowed."""
+    if text.upper() not in _FAILURES:
+        raise ValueError(f"is no status code of a failure; allowed: {', '.join(_FAILURES)}")
+    return text.upper()
+
+
+FailureCode: TypeAlias = Annotated[
+    str, _text(parse_failure_code), WithJsonSchema({"type": "string", "enum": list(_FAILURES)})
+]
+"""UNAVAILABLE, DEADLINE_EXCEEDED, …"""
 
 Name: TypeAlias = Annotated[str, _text(parse_name), WithJsonSchema({"type": "string", "pattern": f"^{_NAME.pattern}$"})]
 """The name of a listener, route or cluster."""

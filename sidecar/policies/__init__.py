@@ -12,8 +12,10 @@ from sidecar.policies.authz import Authz
 from sidecar.policies.budget import Budget
 from sidecar.policies.deadline import Deadline
 from sidecar.policies.headers import Headers
+from sidecar.policies.hedge import Hedge
 from sidecar.policies.metrics import Metrics
 from sidecar.policies.rate_limit import RateLimit
+from sidecar.policies.retry import Retry
 from sidecar.proxy.policy import Policy
 
 ORDER: tuple[type[Policy[Any]], ...] = (
@@ -22,5 +24,7 @@ ORDER: tuple[type[Policy[Any]], ...] = (
     RateLimit,  # after authorization: who may not call uses nobody's share
     Budget,  # after rate limits: reserving may wait, and what is over its rate need not reserve
     Headers,  # after whatever decides: decisions are made on what the caller sent
+    Retry,  # owns what happens when an attempt ends; what it repeats has passed all of the above once
+    Hedge,  # the other owner of attempts; a route has one of the two
     Metrics,  # an observer: sees how all of the above ended
 )

@@ -12,6 +12,7 @@ from sidecar.proxy import dispatch, relay
 from sidecar.proxy.policy import Origin, Outcome
 
 if TYPE_CHECKING:
+    from sidecar.clock import Expiring
     from sidecar.http2.blocks import HeaderBlock
     from sidecar.http2.connection import Connection
     from sidecar.http2.hpack import Field
@@ -46,6 +47,10 @@ class ResponseFacts:
             message = percent_decode(index.get(b"grpc-message", b""))
             self.outcome = Outcome(self.code, message, Origin.AGENT)
 
+    def value(self, name: bytes) -> bytes | None:
+        """The last value of a field, or None."""
+        return next((field[1] for field in reversed(self.fields) if field[0] == name), None)
+
     def protocol_problem(self) -> tuple[StatusCode, str] | None:
         """Why this is no answer of a gRPC server (http-grpc-status-mapping.md), or None."""
         if self.http_status not in {0, 200}:
@@ -58,7 +63,7 @@ class ResponseFacts:
 class Attempt(Stream):
     """A stream towards an endpoint, on behalf of one call."""
 
-    __slots__ = ("call", "endpoint", "number", "over", "responded", "started")
+    __slots__ = ("bucket", "call", "endpoint", "facts", "held", "number", "over", "responded", "started")
 
     def __init__(self, call: Call, endpoint: Endpoint) -> None:
         self.call = call
@@ -68,6 +73,11 @@ class Attempt(Stream):
         self.started = False
         self.responded = False
         self.over = False
+        # The last header block of the agent, as far as a policy may ask for it.
+        self.facts: ResponseFacts | None = None
+        # Response headers that wait for the first message, while another attempt may still be made.
+        self.held: ResponseFacts | None = None
+        self.bucket: set[Expiring] | None = None
 
     def launch(self, connection: Connection, now: float) -> None:
         """Send the call's headers, and whatever the caller sent since, on `connection` (which is open)."""
@@ -75,13 +85,29 @@ class Attempt(Stream):
         connection.open(self)
         self.started = True
         self.endpoint.started(self)
+        if call.plan.on_attempt_start is not None:
+            call.plan.on_attempt_start(call, self, now)
         relay.to_agent(call, self, now)
+
+    def leave(self) -> None:
+        """It is over, in whatever way: no timer keeps it."""
+        self.over = True
+        self.held = None
+        if self.bucket is not None:
+            self.bucket.discard(self)
+            self.bucket = None
+
+    def on_deadline(self, now: float) -> None:
+        """The time that one attempt may take is over."""
+        self.bucket = None
+        if not self.over:
+            dispatch.too_slow(self)
 
     def abandon(self, code: int = ErrorCode.CANCEL) -> None:
         """Nobody wants the answer any more: RST_STREAM, never a half-close."""
         if self.over:
             return
-        self.over = True
+        self.leave()
         if self.started:
             self.reset(code)
             self.endpoint.finished(self, ABANDONED)
@@ -102,7 +128,7 @@ class Attempt(Stream):
             dispatch.broke_protocol(self, facts)
         else:
             self.responded = True
-            if call.plan.on_attempt_end is None:
+            if call.plan.on_attempt_end is None or call.replay is None:
                 call.start_response(facts)
             else:
                 dispatch.answered(self, facts)
@@ -111,6 +137,8 @@ class Attempt(Stream):
         call = self.call
         if self.over:
             return
+        if self.held is not None:
+            dispatch.commit(self)
         size = len(payload)
         call.bytes_out += size
         call.active = self.connection.now

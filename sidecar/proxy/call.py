@@ -18,11 +18,11 @@ from sidecar.request_id import is_valid_request_id
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sidecar.clock import Expiring
+    from sidecar.clock import Expiring, Timer
     from sidecar.http2.hpack import Field
     from sidecar.proxy.attempt import Attempt, ResponseFacts
     from sidecar.proxy.edge import Edge, Peer
-    from sidecar.proxy.plan import Plan
+    from sidecar.proxy.plan import Endpoint, Plan
     from sidecar.proxy.relay import MessagePipe
     from sidecar.proxy.routing import Method
 
@@ -51,6 +51,7 @@ class Call(Stream):
         "entered",
         "has_waited",
         "headers",
+        "hedges",
         "held",
         "held_end",
         "identity",
@@ -61,6 +62,9 @@ class Call(Stream):
         "peek",
         "peer",
         "plan",
+        "repeated_unseen",
+        "replay",
+        "replay_left",
         "request_id",
         "request_left",
         "request_messages",
@@ -74,6 +78,8 @@ class Call(Stream):
         "started",
         "straight",
         "timeout",
+        "timer",
+        "tried",
         "waiting",
     )
 
@@ -84,6 +90,14 @@ class Call(Stream):
         self.identity: str | None = peer.identity
         self.attempt: Attempt | None = None
         self.attempts = 0
+        # Hedging: attempts beside the first. Endpoints where one has failed. The timer of the next one.
+        self.hedges: list[Attempt] | None = None
+        self.tried: list[Endpoint] | None = None
+        self.timer: Timer | None = None
+        # What attempts have been sent so far, while another may be made; None once the call is committed.
+        self.replay: list[bytes] | None = []
+        self.replay_left = 0
+        self.repeated_unseen = False
         self.bucket: set[Expiring] | None = None
         self.entered = 0
         self.ended = False
@@ -187,9 +201,15 @@ class Call(Stream):
     def reject(self, rejection: Rejection) -> None:
         """End the call with a status of ours, at any point of its life."""
         if not self.ended:
-            if self.attempt is not None:
-                self.attempt.abandon()
+            self.abandon_attempts()
             reply.reject(self, rejection)
+
+    def abandon_attempts(self) -> None:
+        """Whatever runs for this call has no reader any more."""
+        if self.attempt is not None:
+            self.attempt.abandon()
+        for each in self.hedges or ():
+            each.abandon()
 
     # ── step 3: request headers ──
 
@@ -257,6 +277,7 @@ class Call(Stream):
             return no_route(self, closed=edge.routes.is_closed)
         if edge.draining:
             return draining()
+        self.replay_left = plan.replay
         # Step 5, in line: this loop is the fast path of every RPC (chain.py has the rest).
         for hook in plan.on_request:
             verdict = hook(self)
@@ -318,6 +339,12 @@ class Call(Stream):
                 self.request_left = left - size
             elif not relay.count_request(self, payload):
                 return
+            replay = self.replay
+            if replay is not None:
+                replay.append(payload)
+                self.replay_left -= size
+                if self.replay_left < 0:
+                    self.replay = None
             attempt = self.attempt
             if attempt is not None and attempt.send_data(payload, end_stream):
                 if self.unacked + size < self.connection.stream_credit_at:
@@ -350,6 +377,7 @@ class Call(Stream):
         """Send initial metadata on as it came."""
         hooks = self.plan.on_response_headers
         self.responded = True
+        self.replay = None
         if hooks:
             fields = list(facts.fields)
             for hook in hooks:
@@ -395,7 +423,10 @@ class Call(Stream):
             return
         self.ended = True
         self.straight = False
-        self.held = None
+        self.held = self.replay = self.tried = None
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
         self.plan.active -= 1
         if self.bucket is not None:
             self.bucket.discard(self)
@@ -419,8 +450,7 @@ class Call(Stream):
             self.bucket = None
         if self.ended:
             return
-        if self.attempt is not None:
-            self.attempt.abandon()
+        self.abandon_attempts()
         self.end(CANCELLED_BY_CALLER)
         if self.bucket is not None:
             self.bucket.discard(self)

@@ -187,8 +187,7 @@ def _settle_request(call: Call, verdict: Verdict) -> None:
     if isinstance(verdict, Rejection):
         call.reject(verdict)
     elif isinstance(verdict, Answer):
-        if call.attempt is not None:
-            call.attempt.abandon()
+        call.abandon_attempts()
         reply.answer(call, verdict)
     else:
         raise TypeError(f"a hook of route {call.route} gave {type(verdict).__name__}, which is no verdict")
@@ -213,7 +212,11 @@ def _start(call: Call) -> None:
 def _send_to_agent(call: Call, message: bytes) -> None:
     call.request_messages += 1
     attempt = call.attempt
+    if call.hedges is not None:
+        relay.fan_out(call, message, False)
+        return
     if attempt is not None and attempt.started:
+        relay.keep(call, message)
         attempt.send_data(message, False)
         return
     relay.hold(call, message, end=False)

@@ -22,7 +22,7 @@ def start(call: Call, now: float) -> None:
     """Begin an attempt of `call` at whatever endpoint its cluster picks; `now` in monotonic seconds."""
     cluster = call.plan.cluster
     assert cluster is not None
-    endpoint = cluster.pick(call)
+    endpoint = cluster.pick(call) if call.tried is None else cluster.pick(call, call.tried)
     if isinstance(endpoint, Rejection):
         call.reject(endpoint)
         return
@@ -34,13 +34,77 @@ def start(call: Call, now: float) -> None:
         return
     refused = endpoint.enqueue(attempt)
     if refused is not None:
-        attempt.over = True
+        attempt.leave()
         call.reject(refused)
 
 
+def repeat_after(call: Call, seconds: float) -> None:
+    """Begin another attempt of `call` after a pause; the caller's bytes wait meanwhile."""
+    call.straight = False
+    call.attempt = None
+    clock = call.plan.runtime.clock
+
+    def begin() -> None:
+        call.timer = None
+        if not call.ended:
+            start(call, clock.monotonic())
+
+    if seconds > 0:
+        call.timer = clock.call_later(seconds, begin)
+    else:
+        begin()
+
+
+def hedge(call: Call) -> bool:
+    """Begin one more attempt beside those that run; False = there is no other endpoint that could take it at once."""
+    cluster = call.plan.cluster
+    assert cluster is not None
+    endpoint = cluster.pick(call, call.tried or ())
+    if isinstance(endpoint, Rejection) or (connection := endpoint.connection()) is None:
+        return False
+    attempt = attempts.Attempt(call, endpoint)
+    if call.attempt is None:
+        call.attempt = attempt
+    else:
+        call.straight = False
+        call.hedges = [*(call.hedges or ()), attempt]
+    attempt.launch(connection, call.plan.runtime.clock.monotonic())
+    return True
+
+
 def answered(attempt: Attempt, facts: ResponseFacts) -> None:
-    """Response headers: the call is committed to this attempt."""
-    attempt.call.start_response(facts)
+    """Response headers, while another attempt may still be made: they wait for the first message, the trailers, or 1 ms.
+
+    gRFC A6 commits a call at its response headers. An agent that fails at once may send headers before its failure in
+    trailers; held for a moment, those count as Trailers-Only, and a caller's own retry policy sees no difference.
+    """
+    attempt.held = facts
+    attempt.call.plan.runtime.holding.add(attempt)
+
+
+def commit(attempt: Attempt) -> None:
+    """This attempt's answer is the call's: all others end, nothing is kept to be sent again."""
+    call = attempt.call
+    facts, attempt.held = attempt.held, None
+    win(attempt)
+    if facts is not None and not call.responded:
+        call.start_response(facts)
+
+
+def win(attempt: Attempt) -> None:
+    """Of several attempts, this one goes on."""
+    call = attempt.call
+    call.replay = None
+    if call.timer is not None:
+        call.timer.cancel()
+        call.timer = None
+    if call.hedges:
+        others = [each for each in (call.attempt, *call.hedges) if each is not None and each is not attempt]
+        call.hedges = None
+        call.attempt = attempt
+        for each in others:
+            each.abandon()
+        call.straight = call.request_pipe is None and attempt.started and not attempt.local_closed
 
 
 def judge(attempt: Attempt, facts: ResponseFacts) -> None:
@@ -52,13 +116,19 @@ def judge(attempt: Attempt, facts: ResponseFacts) -> None:
         else:
             no_status(attempt)
         return
-    attempt.over = True
+    held = attempt.held
+    attempt.leave()
     attempt.endpoint.finished(attempt, facts.outcome)
     if not attempt.local_closed:
         # It answered before it had read everything; the rest of the request has nowhere to go.
         attempt.reset(ErrorCode.CANCEL)
-    if call.plan.on_attempt_end is not None and _repeats(call, attempt, facts.outcome):
-        return
+    if call.plan.on_attempt_end is not None:
+        attempt.facts = facts
+        if _repeats(call, attempt, facts.outcome):
+            return
+        win(attempt)
+        if held is not None and not call.responded:
+            call.start_response(held)
     call.finish(facts)
 
 
@@ -79,31 +149,30 @@ def too_large(attempt: Attempt, size: int) -> None:
     _failed(attempt, Reason.METADATA_TOO_LARGE.reject(f"the answer's metadata has {size} bytes", size=size))
 
 
+def too_slow(attempt: Attempt) -> None:
+    """An attempt has used up the time that its route gives to one."""
+    route = attempt.call.route
+    _failed(attempt, Reason.TRY_TIMEOUT.reject(f"route {route} gives one attempt no more time", route=route))
+
+
 def lost(attempt: Attempt) -> None:
     """The connection ended under the attempt."""
-    _failed(
-        attempt,
-        Reason.UPSTREAM_LOST.reject(
-            f"the connection to {attempt.endpoint.address} was lost", endpoint=attempt.endpoint.address
-        ),
-    )
+    address = attempt.endpoint.address
+    _failed(attempt, Reason.UPSTREAM_LOST.reject(f"the connection to {address} was lost", endpoint=address))
 
 
 def not_processed(attempt: Attempt) -> None:
     """GOAWAY or REFUSED_STREAM: the agent never looked at it, so it is repeated once at once, uncounted (gRFC A6)."""
     call = attempt.call
-    attempt.over = True
+    attempt.leave()
     attempt.endpoint.finished(attempt, REFUSED)
-    if call.attempts == 1 and relay_is_untouched(call):
-        call.attempts = 0
-        start(call, call.plan.runtime.clock.monotonic())
+    if not call.responded and call.replay is not None and not call.repeated_unseen and call.attempt is attempt:
+        call.repeated_unseen = True
+        call.attempts -= 1
+        repeat_after(call, 0)
         return
-    reject(
-        attempt,
-        Reason.UPSTREAM_LOST.reject(
-            f"{attempt.endpoint.address} refused the stream", endpoint=attempt.endpoint.address
-        ),
-    )
+    address = attempt.endpoint.address
+    reject(attempt, Reason.UPSTREAM_LOST.reject(f"{address} refused the stream", endpoint=address))
 
 
 def reset_by_agent(attempt: Attempt, code: int) -> None:
@@ -112,30 +181,28 @@ def reset_by_agent(attempt: Attempt, code: int) -> None:
         not_processed(attempt)
         return
     call = attempt.call
-    attempt.over = True
+    attempt.leave()
     outcome = Outcome(from_rst_code(code), f"the agent reset the stream ({code})", Origin.AGENT)
     attempt.endpoint.finished(attempt, outcome)
     if _repeats(call, attempt, outcome):
         return
+    win(attempt)
     call.reset(code)
     call.end(outcome)
 
 
-def relay_is_untouched(call: Call) -> bool:
-    """Can the request be sent again? Until a replay buffer is kept: only if none of it has gone out."""
-    return not call.responded and call.bytes_in == 0
-
-
 def reject(attempt: Attempt, rejection: Rejection) -> None:
+    """An attempt ended by our own finding; it is the call's end unless it is repeated."""
     outcome = Outcome(rejection.code, rejection.message, Origin.SIDECAR, rejection.reason)
     if not _repeats(attempt.call, attempt, outcome):
+        win(attempt)
         attempt.call.reject(rejection)
 
 
 def _failed(attempt: Attempt, rejection: Rejection) -> None:
     if attempt.over:
         return
-    attempt.over = True
+    attempt.leave()
     attempt.reset(ErrorCode.CANCEL)
     attempt.endpoint.finished(attempt, Outcome(rejection.code, rejection.message, Origin.SIDECAR, rejection.reason))
     reject(attempt, rejection)
@@ -143,7 +210,14 @@ def _failed(attempt: Attempt, rejection: Rejection) -> None:
 
 def _repeats(call: Call, attempt: Attempt, outcome: Outcome) -> bool:
     owner = call.plan.on_attempt_end
-    return owner is not None and not call.responded and not call.ended and owner(call, attempt, outcome)
+    if owner is None or call.responded or call.ended or call.replay is None:
+        return False
+    call.tried = [*(call.tried or ()), attempt.endpoint]
+    if call.hedges is not None:
+        running = [each for each in (call.attempt, *call.hedges) if each is not None and not each.over]
+        call.attempt = running[0] if running else None
+        call.hedges = running[1:] or None
+    return owner(call, attempt, outcome)
 
 
 REFUSED = Outcome(StatusCode.UNAVAILABLE, "refused before it was looked at", Origin.AGENT)

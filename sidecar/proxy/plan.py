@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from sidecar.runtime import Runtime
 
 
+_SMALL_REQUEST = 16 * 1024
+"""Bytes of a request that are kept on every route, so that what an agent refuses unseen (GOAWAY) can go elsewhere."""
+
+
 class Endpoint(Protocol):
     """One address, as the data path sees it."""
 
@@ -43,8 +47,8 @@ class Cluster(Protocol):
     @property
     def name(self) -> str: ...
 
-    def pick(self, call: Call) -> Endpoint | Rejection:
-        """An endpoint for the next attempt of `call`; never waits."""
+    def pick(self, call: Call, avoid: Sequence[Endpoint] = ()) -> Endpoint | Rejection:
+        """An endpoint for the next attempt of `call`, another than those to `avoid` if there is one; never waits."""
 
 
 class Plan:
@@ -57,6 +61,7 @@ class Plan:
         "listener",
         "max_message",
         "on_attempt_end",
+        "on_attempt_start",
         "on_request",
         "on_request_end",
         "on_request_message",
@@ -65,6 +70,7 @@ class Plan:
         "on_trailers",
         "policies",
         "positions",
+        "replay",
         "route",
         "runtime",
         "starts_late",
@@ -107,9 +113,12 @@ class Plan:
         self.on_trailers: tuple[Callable[[Call, list[Field]], Verdict], ...] = self._collect(
             "on_trailers", backwards=True
         )
+        starters = self._collect("on_attempt_start")
+        self.on_attempt_start: Callable[[Call, Attempt, float], None] | None = starters[0] if starters else None
         owners = self._collect("on_attempt_end")
         if len(owners) > 1:
             raise ValueError(f"route {route}: only one policy may repeat an RPC; retry and hedge exclude each other")
+        self.replay = max((policy.replay for policy in self.policies), default=0) or _SMALL_REQUEST
         self.on_attempt_end: Callable[[Call, Attempt, Outcome], bool] | None = owners[0] if owners else None
         self.unwind = self._compile_unwind()
         self.wants_request = bool(self.on_request_message or self.on_request_end)

@@ -79,6 +79,8 @@ class Policy(Generic[C]):
     """In every plan, without a section in the configuration."""
     before_start: bool = False
     """With message hooks: the agent hears nothing before the first message has passed (or the caller half-closed)."""
+    replay: int = 0
+    """Bytes of the request to keep, so that another attempt can be made; 0 = as few as every route keeps."""
 
     def __init__(self, config: C, runtime: Runtime) -> None:
         """Compile the configuration. Raises ValueError, naming the field, for what the model could not check."""
@@ -110,8 +112,12 @@ class Policy(Generic[C]):
         """The caller half-closed."""
         raise NotImplementedError
 
+    def on_attempt_start(self, call: Call, attempt: Attempt, now: float) -> None:
+        """An attempt begins at `now` (monotonic seconds). At most one policy of a route has this."""
+        raise NotImplementedError
+
     def on_attempt_end(self, call: Call, attempt: Attempt, outcome: Outcome) -> bool:
-        """An attempt failed before anything went to the caller; True = this policy starts another one."""
+        """An attempt ended before anything went to the caller; True = another one runs, or will, so this end is not the call's."""
         raise NotImplementedError
 
     def on_response_headers(self, call: Call, fields: list[Field]) -> None:

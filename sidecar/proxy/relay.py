@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from sidecar.grpc_wire import timeout as grpc_timeout
 from sidecar.grpc_wire.messages import MalformedMessage, MessageReader, MessageTooLarge, frame
 from sidecar.http2.hpack import encode_field
+from sidecar.proxy import dispatch
 from sidecar.proxy.rejection import Reason, Rejection
 
 if TYPE_CHECKING:
@@ -40,19 +41,56 @@ def to_agent(call: Call, attempt: Attempt, now: float) -> None:
     if attempt.number:
         block += encode_field(b"grpc-previous-rpc-attempts", b"%d" % attempt.number)[2]
     held = call.held
-    if held is None:
+    if held is None and not call.replay:
         attempt.send_headers(block, call.held_end)
         call.straight = call.request_pipe is None and not call.held_end
         return
-    attempt.send_headers(block, False)
-    call.held = None
-    call.straight = call.request_pipe is None
-    last = len(held) - 1
-    for i, payload in enumerate(held):
-        if attempt.send_data(payload, call.held_end and i == last) and call.request_pipe is None:
+    _send_kept(call, attempt, block)
+
+
+def _send_kept(call: Call, attempt: Attempt, block: bytes) -> None:
+    """Headers, then what a former attempt has sent already, then what has been held since."""
+    held, call.held = call.held or [], None
+    sent = list(call.replay or ())
+    ends = call.held_end or (call.remote_closed and call.request_pipe is None)
+    attempt.send_headers(block, ends and not sent and not held)
+    call.straight = call.request_pipe is None and call.hedges is None and not ends
+    last = len(sent) + len(held) - 1
+    for i, payload in enumerate(sent):
+        attempt.send_data(payload, ends and i == last)
+    for i, payload in enumerate(held, len(sent)):
+        keep(call, payload)
+        if attempt.send_data(payload, ends and i == last) and call.request_pipe is None:
             call.consume(len(payload))
     if call.request_pipe is not None:
         call.request_pipe.settle()
+
+
+def keep(call: Call, payload: bytes) -> None:
+    """Keep what goes to an attempt, for the next one; a request that outgrows its buffer is committed (gRFC A6)."""
+    replay = call.replay
+    if replay is not None:
+        replay.append(payload)
+        call.replay_left -= len(payload)
+        if call.replay_left < 0:
+            call.replay = None
+            if call.hedges is not None and call.attempt is not None:
+                dispatch.win(call.attempt)
+
+
+def fan_out(call: Call, payload: bytes, end: bool) -> None:
+    """The caller's DATA to every attempt that runs (hedging); the first one's window is the caller's."""
+    keep(call, payload)
+    if end:
+        call.held_end = True
+    for each in call.hedges or ():
+        if each.started and not each.over:
+            each.send_data(payload, end)
+    first = call.attempt
+    if first is None or not first.started:
+        hold(call, payload, end=end)
+    elif first.send_data(payload, end):
+        call.consume(len(payload))
 
 
 def request_data(call: Call, payload: bytes, end: bool) -> None:
@@ -60,7 +98,10 @@ def request_data(call: Call, payload: bytes, end: bool) -> None:
     if call.request_pipe is not None:
         call.request_pipe.feed(payload, end=end)
     elif count_request(call, payload):
-        hold(call, payload, end=end)
+        if call.hedges is not None:
+            fan_out(call, payload, end)
+        else:
+            hold(call, payload, end=end)
 
 
 def hold(call: Call, payload: bytes, *, end: bool) -> None:

@@ -100,5 +100,13 @@ CERTIFICATE_EXPIRY = MetricName(
 LOOP_LAG = MetricName("sidecar_loop_lag_seconds", "gauge", "How late the event loop ran its last tick.")
 DEFECTS = MetricName("sidecar_defects_total", "counter", "Exceptions that should not be; see the log.", ("where",))
 
+RETRIES = MetricName(
+    "sidecar_retries_total",
+    "counter",
+    "Attempts after the first: started, or not for lack of budget, or because the agent said so.",
+    ("listener", "route", "result"),
+)
+HEDGES = MetricName("sidecar_hedges_total", "counter", "Attempts started beside a slow one.", ("listener", "route"))
+
 RPC_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 """Seconds; the buckets of OpenTelemetry's RPC conventions, with two finer ones for what a sidecar adds."""

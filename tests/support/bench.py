@@ -30,6 +30,7 @@ from sidecar.listeners import inbound
 from sidecar.listeners.peer import Peer
 from sidecar.proxy.call import Call
 from sidecar.proxy.edge import Edge
+from sidecar.proxy.holding import Holding
 from sidecar.proxy.plan import Plan
 from sidecar.proxy.policy import Answer, Origin, Outcome, Policy, Verdict
 from sidecar.proxy.rejection import Rejection
@@ -76,7 +77,7 @@ class BenchCluster:
     def __init__(self) -> None:
         self.endpoint = BenchEndpoint()
 
-    def pick(self, call: Call) -> BenchEndpoint:
+    def pick(self, call: Call, avoid: Any = ()) -> BenchEndpoint:
         return self.endpoint
 
 
@@ -236,6 +237,7 @@ def of(
     runtime = Runtime(
         clock=clock,
         deadlines=Deadlines(clock),
+        holding=Holding(clock),
         random=random.Random(7),
         metrics=Metrics(),
         log=logging.getLogger("bench"),

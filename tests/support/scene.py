@@ -13,6 +13,7 @@ from sidecar.listeners import inbound
 from sidecar.listeners.peer import Peer
 from sidecar.proxy.call import Call
 from sidecar.proxy.edge import Edge
+from sidecar.proxy.holding import Holding
 from sidecar.proxy.plan import Plan
 from sidecar.proxy.policy import Outcome, Policy
 from sidecar.proxy.rejection import Reason, Rejection
@@ -82,11 +83,14 @@ class SceneCluster:
         self.refusal: Rejection | None = None
         self._next = 0
 
-    def pick(self, call: Call) -> SceneEndpoint | Rejection:
+    def pick(self, call: Call, avoid: Any = ()) -> SceneEndpoint | Rejection:
         if self.refusal is not None:
             return self.refusal
-        picked = self.members[self._next % len(self.members)]
-        self._next += 1
+        for _ in self.members:
+            picked = self.members[self._next % len(self.members)]
+            self._next += 1
+            if picked not in avoid:
+                break
         return picked
 
 
@@ -114,6 +118,7 @@ class Scene:
         self.runtime = Runtime(
             clock=self.clock,
             deadlines=self.deadlines,
+            holding=Holding(self.clock),
             random=random.Random(7),
             metrics=self.metrics,
             log=logging.getLogger("scene"),
