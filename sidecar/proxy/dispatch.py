@@ -98,13 +98,13 @@ def win(attempt: Attempt) -> None:
     if call.timer is not None:
         call.timer.cancel()
         call.timer = None
-    if call.hedges:
-        others = [each for each in (call.attempt, *call.hedges) if each is not None and each is not attempt]
+    others = [each for each in (call.attempt, *(call.hedges or ())) if each is not None and each is not attempt]
+    if others:
         call.hedges = None
         call.attempt = attempt
         for each in others:
             each.abandon()
-        call.straight = call.request_pipe is None and attempt.started and not attempt.local_closed
+        call.straight = call.request_pipe is None and not attempt.over and not attempt.local_closed
 
 
 def judge(attempt: Attempt, facts: ResponseFacts) -> None:
@@ -213,10 +213,9 @@ def _repeats(call: Call, attempt: Attempt, outcome: Outcome) -> bool:
     if owner is None or call.responded or call.ended or call.replay is None:
         return False
     call.tried = [*(call.tried or ()), attempt.endpoint]
-    if call.hedges is not None:
-        running = [each for each in (call.attempt, *call.hedges) if each is not None and not each.over]
-        call.attempt = running[0] if running else None
-        call.hedges = running[1:] or None
+    running = [each for each in (call.attempt, *(call.hedges or ())) if each is not None and not each.over]
+    call.attempt = running[0] if running else None
+    call.hedges = running[1:] or None
     return owner(call, attempt, outcome)
 
 
