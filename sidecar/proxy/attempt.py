@@ -26,10 +26,21 @@ OK_BY_AGENT = Outcome(StatusCode.OK, "", Origin.AGENT)
 class ResponseFacts:
     """What a header block of an agent says, found once per distinct block."""
 
-    __slots__ = ("block", "code", "fields", "has_request_id", "http_status", "is_final", "is_grpc", "outcome")
+    __slots__ = (
+        "block",
+        "code",
+        "fields",
+        "has_request_id",
+        "http_status",
+        "is_final",
+        "is_grpc",
+        "outcome",
+        "strips_ours",
+    )
 
     def __init__(self, headers: HeaderBlock, *, strips_ours: bool) -> None:
         index = headers.index
+        self.strips_ours = strips_ours
         self.fields: tuple[Field, ...] = tuple(
             field for field in headers.fields if not is_hop_by_hop(field[0]) and not (strips_ours and is_own(field[0]))
         )
@@ -119,19 +130,23 @@ class Attempt(Stream):
         if self.over:
             return
         facts = headers.note
-        if type(facts) is not ResponseFacts:
+        # One connection may serve both directions, which do not read an answer alike.
+        if type(facts) is not ResponseFacts or facts.strips_ours is not call.edge.strips_ours:
             facts = headers.note = ResponseFacts(headers, strips_ours=call.edge.strips_ours)
         call.active = self.connection.now
-        if end_stream:
-            dispatch.judge(self, facts)
-        elif not facts.is_grpc:
-            dispatch.broke_protocol(self, facts)
-        else:
-            self.responded = True
-            if call.plan.on_attempt_end is None or call.replay is None:
-                call.start_response(facts)
+        try:
+            if end_stream:
+                dispatch.judge(self, facts)
+            elif not facts.is_grpc:
+                dispatch.broke_protocol(self, facts)
             else:
-                dispatch.answered(self, facts)
+                self.responded = True
+                if call.plan.on_attempt_end is None or call.replay is None:
+                    call.start_response(facts)
+                else:
+                    dispatch.answered(self, facts)
+        except Exception as error:
+            call.on_defect("response headers", error)
 
     def on_data(self, payload: bytes, end_stream: bool) -> None:
         call = self.call
@@ -143,7 +158,10 @@ class Attempt(Stream):
         call.bytes_out += size
         call.active = self.connection.now
         if call.response_pipe is not None:
-            relay.response_data(call, self, payload)
+            try:
+                relay.response_data(call, self, payload)
+            except Exception as error:
+                call.on_defect("relay", error)
         else:
             left = call.response_left
             if left == 0 and size >= 5 and int.from_bytes(payload[1:5], "big") + 5 == size <= call.plan.max_message:
@@ -163,10 +181,14 @@ class Attempt(Stream):
     def on_trailers(self, headers: HeaderBlock) -> None:
         if self.over:
             return
+        call = self.call
         facts = headers.note
-        if type(facts) is not ResponseFacts:
-            facts = headers.note = ResponseFacts(headers, strips_ours=self.call.edge.strips_ours)
-        dispatch.judge(self, facts)
+        if type(facts) is not ResponseFacts or facts.strips_ours is not call.edge.strips_ours:
+            facts = headers.note = ResponseFacts(headers, strips_ours=call.edge.strips_ours)
+        try:
+            dispatch.judge(self, facts)
+        except Exception as error:
+            call.on_defect("trailers", error)
 
     def on_drained(self, size: int) -> None:
         call = self.call

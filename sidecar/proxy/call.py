@@ -80,7 +80,7 @@ class Call(Stream):
         "timeout",
         "timer",
         "tried",
-        "waiting",
+        "waits",
     )
 
     def __init__(self, peer: Peer) -> None:
@@ -115,7 +115,8 @@ class Call(Stream):
         self.deadline: float | None = None
         self.deadline_is_ours = False
         self.idle: float | None = None
-        self.waiting: Any = None
+        # The tasks of hooks that wait, oldest first; both directions of a call may wait at a time.
+        self.waits: list[Any] | None = None
         self.has_waited = False
         self.request_pipe: MessagePipe | None = None
         self.response_pipe: MessagePipe | None = None
@@ -180,6 +181,11 @@ class Call(Stream):
     def remove_metadata(self, name: bytes) -> None:
         """What goes upstream: no `name`."""
         self.fields = [field for field in self.fields if field[0] != name]
+
+    @property
+    def waiting(self) -> Any:
+        """The task of the hook that began to wait last; None = nothing waits."""
+        return self.waits[-1] if self.waits else None
 
     @property
     def is_known_method(self) -> bool:
@@ -318,6 +324,12 @@ class Call(Stream):
         return None
 
     def on_headers_too_large(self, size: int) -> None:
+        if self.ended:
+            return
+        if self.path:
+            # These are trailers; the call runs.
+            self.reject(Reason.METADATA_TOO_LARGE.reject(f"the request's trailers have {size} bytes", size=size))
+            return
         self.started = self.active = self.connection.now
         self.headers = _NO_HEADERS
         self.request_id = encode_field(b"x-request-id", self.plan.runtime.new_request_id())
@@ -353,6 +365,8 @@ class Call(Stream):
                     self.consume(size)
         elif self.ended:
             self.consume(size)
+            if end_stream:
+                self._leave_bucket()
         else:
             try:
                 relay.request_data(self, payload, end_stream)
@@ -396,6 +410,9 @@ class Call(Stream):
             # Messages before it still wait for their verdict.
             pipe.then(lambda: self.finish(facts))
             return
+        if pipe is not None and pipe.is_cut:
+            self.reject(Reason.UPSTREAM_PROTOCOL.reject("the agent ended the stream within a message"))
+            return
         if self.plan.on_trailers:
             chain.trailers(self, facts)
         else:
@@ -431,9 +448,10 @@ class Call(Stream):
         if self.bucket is not None:
             self.bucket.discard(self)
             self.bucket = None
-        if self.waiting is not None:
-            self.waiting.cancel()
-            self.waiting = None
+        if self.waits is not None:
+            waits, self.waits = self.waits, None
+            for task in waits:
+                task.cancel()
         for hook in self.plan.unwind[self.entered]:
             try:
                 hook(self, outcome)
@@ -444,23 +462,28 @@ class Call(Stream):
         if not self.remote_closed:
             self.bucket = self.plan.runtime.deadlines.add(self.connection.now + _LINGER, self.connection.now, self)
 
-    def on_reset(self, code: int) -> None:
-        if self.bucket is not None:
-            self.bucket.discard(self)
-            self.bucket = None
-        if self.ended:
-            return
-        self.abandon_attempts()
-        self.end(CANCELLED_BY_CALLER)
+    def _leave_bucket(self) -> None:
         if self.bucket is not None:
             self.bucket.discard(self)
             self.bucket = None
 
+    def on_reset(self, code: int) -> None:
+        self._leave_bucket()
+        if self.ended:
+            return
+        self.abandon_attempts()
+        self.end(CANCELLED_BY_CALLER)
+        self._leave_bucket()
+
     def on_deadline(self, now: float) -> None:
         self.bucket = None
         if self.ended:
-            # The caller never ended its side: it has had its answer (RFC 9113 §8.1, NO_ERROR).
-            self.reset(ErrorCode.NO_ERROR)
+            if self.pending is not None:
+                # It has not read all of its answer yet; the rest of that must not be cut off.
+                self.bucket = self.plan.runtime.deadlines.add(now + _LINGER, now, self)
+            else:
+                # The caller never ended its side: it has had its answer (RFC 9113 §8.1, NO_ERROR).
+                self.reset(ErrorCode.NO_ERROR)
             return
         if self.deadline is not None and now >= self.deadline:
             self.reject(deadline_passed(self))
@@ -474,6 +497,7 @@ class Call(Stream):
         when = self.deadline
         if self.idle is not None and (when is None or self.active + self.idle < when):
             when = self.active + self.idle
+        self._leave_bucket()
         if when is not None:
             self.bucket = self.plan.runtime.deadlines.add(when, now, self)
 

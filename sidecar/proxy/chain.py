@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 def stopped(call: Call, verdict: Verdict) -> None:
     """The request hook at `call.entered` did not just pass: refuse, answer, or wait."""
     if inspect.iscoroutine(verdict):
-        _wait(call, _admit_later(call, verdict))
+        _wait(call, verdict, lambda ticket: _admit_later(call, ticket, verdict))
+        if call.deadline is not None:
+            # No hook may wait longer than the caller does.
+            call.watch_time(call.connection.now)
     else:
         _settle_request(call, verdict)
 
@@ -76,7 +79,7 @@ def message_stopped(
 ) -> None:
     """A message hook did not just pass."""
     if inspect.iscoroutine(verdict):
-        _wait(call, _message_later(call, pipe, verdict, hooks, index, message))
+        _wait(call, verdict, lambda ticket: _message_later(call, ticket, pipe, verdict, hooks, index, message))
     else:
         _settle_request(call, verdict)
 
@@ -88,7 +91,9 @@ def trailers(call: Call, facts: ResponseFacts) -> None:
         verdict = hook(call, fields)
         if verdict is not None:
             if inspect.iscoroutine(verdict):
-                _wait(call, _trailers_later(call, facts, fields, verdict, i))
+                # The agent has had its say; what the caller still sends has nowhere to go.
+                call.straight = False
+                _trailers_wait(call, facts, fields, verdict, i)
             else:
                 _settle_request(call, verdict)
             return
@@ -98,12 +103,39 @@ def trailers(call: Call, facts: ResponseFacts) -> None:
 # ── waiting ──
 
 
-def _wait(call: Call, coroutine: Coroutine[Any, Any, None]) -> None:
+def _wait(
+    call: Call, pending: Coroutine[Any, Any, Any], later: Callable[[list[Any]], Coroutine[Any, Any, None]]
+) -> None:
+    """Run `later` as a task of the call; what it is given, holds that task, for `_resumed`."""
+    ticket: list[Any] = []
     call.has_waited = True
-    call.waiting = call.plan.runtime.spawn(coroutine, f"call {call.path}")
+    task = call.plan.runtime.spawn(later(ticket), f"call {call.path}")
+    # A task that is cancelled before its first step never gets to what it was to await.
+    task.add_done_callback(lambda _: pending.close())
+    ticket.append(task)
+    if call.waits is None:
+        call.waits = ticket[:]
+    else:
+        call.waits.append(task)
 
 
-async def _admit_later(call: Call, pending: Verdict) -> None:
+def _resumed(call: Call, ticket: list[Any]) -> None:
+    """The hook has given its verdict: the end of the call is no reason any more to cancel its task."""
+    if call.waits is not None:
+        call.waits.remove(ticket[0])
+
+
+def _trailers_wait(
+    call: Call, facts: ResponseFacts, fields: list[Field], verdict: Coroutine[Any, Any, Any], index: int
+) -> None:
+    _wait(call, verdict, lambda ticket: _trailers_later(call, ticket, facts, fields, verdict, index))
+
+
+def _end_waits(call: Call, verdict: Coroutine[Any, Any, Any], index: int) -> None:
+    _wait(call, verdict, lambda ticket: _end_later(call, ticket, verdict, index))
+
+
+async def _admit_later(call: Call, ticket: list[Any], pending: Verdict) -> None:
     hooks = call.plan.on_request
     try:
         verdict = await _value(pending)
@@ -113,10 +145,10 @@ async def _admit_later(call: Call, pending: Verdict) -> None:
                 break
             verdict = await _value(hooks[call.entered](call))
     except Exception as error:
-        call.waiting = None
+        _resumed(call, ticket)
         call.on_defect("on_request", error)
         return
-    call.waiting = None
+    _resumed(call, ticket)
     if call.ended:
         return
     try:
@@ -130,6 +162,7 @@ async def _admit_later(call: Call, pending: Verdict) -> None:
 
 async def _message_later(
     call: Call,
+    ticket: list[Any],
     pipe: relay.MessagePipe,
     pending: Verdict,
     hooks: tuple[Callable[[Call, bytes], Verdict], ...],
@@ -145,7 +178,7 @@ async def _message_later(
             if index == len(hooks):
                 break
             verdict = await _value(hooks[index](call, message))
-        call.waiting = None
+        _resumed(call, ticket)
         if call.ended:
             return
         if verdict is None or isinstance(verdict, bytes):
@@ -153,18 +186,20 @@ async def _message_later(
         else:
             _settle_request(call, verdict)
     except Exception as error:
-        call.waiting = None
+        _resumed(call, ticket)
         call.on_defect("on_message", error)
 
 
-async def _trailers_later(call: Call, facts: ResponseFacts, fields: list[Field], pending: Verdict, index: int) -> None:
+async def _trailers_later(
+    call: Call, ticket: list[Any], facts: ResponseFacts, fields: list[Field], pending: Verdict, index: int
+) -> None:
     hooks = call.plan.on_trailers
     try:
         verdict = await _value(pending)
         while verdict is None and index + 1 < len(hooks):
             index += 1
             verdict = await _value(hooks[index](call, fields))
-        call.waiting = None
+        _resumed(call, ticket)
         if call.ended:
             return
         if verdict is None:
@@ -172,7 +207,7 @@ async def _trailers_later(call: Call, facts: ResponseFacts, fields: list[Field],
         else:
             _settle_request(call, verdict)
     except Exception as error:
-        call.waiting = None
+        _resumed(call, ticket)
         call.on_defect("on_trailers", error)
 
 
@@ -216,8 +251,9 @@ def _send_to_agent(call: Call, message: bytes) -> None:
         relay.fan_out(call, message, False)
         return
     if attempt is not None and attempt.started:
-        relay.keep(call, message)
-        attempt.send_data(message, False)
+        if not attempt.over:
+            relay.keep(call, message)
+            attempt.send_data(message, False)
         return
     relay.hold(call, message, end=False)
     if attempt is None:
@@ -227,7 +263,8 @@ def _send_to_agent(call: Call, message: bytes) -> None:
 
 def _is_agent_ready(call: Call) -> bool:
     attempt = call.attempt
-    return attempt is not None and attempt.started and attempt.pending is None
+    # Before the first message has passed, what has come of it waits in the reader, which holds one message at most.
+    return attempt is None or (attempt.started and attempt.pending is None)
 
 
 def _send_to_caller(call: Call, message: bytes) -> None:
@@ -241,21 +278,21 @@ def _request_ended(call: Call) -> None:
         verdict = hook(call)
         if verdict is not None:
             if inspect.iscoroutine(verdict):
-                _wait(call, _end_later(call, verdict, i))
+                _end_waits(call, verdict, i)
             else:
                 _settle_request(call, verdict)
             return
     _half_close(call)
 
 
-async def _end_later(call: Call, pending: Verdict, index: int) -> None:
+async def _end_later(call: Call, ticket: list[Any], pending: Verdict, index: int) -> None:
     hooks = call.plan.on_request_end
     try:
         verdict = await _value(pending)
         while verdict is None and index + 1 < len(hooks):
             index += 1
             verdict = await _value(hooks[index](call))
-        call.waiting = None
+        _resumed(call, ticket)
         if call.ended:
             return
         if verdict is None:
@@ -263,7 +300,7 @@ async def _end_later(call: Call, pending: Verdict, index: int) -> None:
         else:
             _settle_request(call, verdict)
     except Exception as error:
-        call.waiting = None
+        _resumed(call, ticket)
         call.on_defect("on_request_end", error)
 
 
@@ -272,7 +309,7 @@ def _half_close(call: Call) -> None:
     call.held_end = True
     if attempt is None:
         dispatch.start(call, call.plan.runtime.clock.monotonic())
-    elif attempt.started and not attempt.local_closed:
+    elif attempt.started and not attempt.over and not attempt.local_closed:
         attempt.send_data(b"", True)
 
 

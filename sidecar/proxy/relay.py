@@ -44,6 +44,8 @@ def to_agent(call: Call, attempt: Attempt, now: float) -> None:
     if held is None and not call.replay:
         attempt.send_headers(block, call.held_end)
         call.straight = call.request_pipe is None and not call.held_end
+        if call.request_pipe is not None:
+            call.request_pipe.settle()
         return
     _send_kept(call, attempt, block)
 
@@ -162,7 +164,7 @@ def _walk(payload: bytes, left: int, prefix: bytes, limit: int) -> tuple[int, by
         if size - position < 5:
             return -1, payload[position:], count, 0
         length = int.from_bytes(payload[position + 1 : position + 5], "big")
-        if length + 5 > limit:
+        if length > limit:
             return 0, b"", count, length
         count += 1
         position += 5 + length
@@ -265,7 +267,10 @@ class MessagePipe:
         self.settle()
         if self._end and not self._ended:
             self._ended = True
-            self._on_end()
+            if self.is_cut:
+                call.reject(Reason.MALFORMED_REQUEST.reject("the stream ended within a message"))
+            else:
+                self._on_end()
 
     def passed(self, message: bytes) -> None:
         """A message that had to wait may go on."""
@@ -283,6 +288,11 @@ class MessagePipe:
         if self._owed and not self._waits and self._is_clear():
             owed, self._owed = self._owed, 0
             self._credit(owed)
+
+    @property
+    def is_cut(self) -> bool:
+        """Has a message begun, and not ended?"""
+        return not self._reader.is_between_messages
 
     @property
     def is_idle(self) -> bool:

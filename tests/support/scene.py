@@ -70,7 +70,8 @@ class SceneEndpoint:
         self.wire.start()
         waiting, self.waiting = self.waiting, []
         for attempt in waiting:
-            attempt.launch(self.wire.client, self.scene.clock.monotonic())
+            if not attempt.over:
+                attempt.launch(self.wire.client, self.scene.clock.monotonic())
 
 
 class SceneCluster:
