@@ -176,12 +176,12 @@ def _replay(loaded: Loaded, log: Path, output: str) -> None:
             )
         click.echo(f"{judged} recorded calls judged, {sum(each['count'] for each in changes)} would change", err=True)
         if skipped:
-            click.echo(f"{skipped} lines were no decisions about calls of these listeners", err=True)
+            click.echo(f"{skipped} lines could not be judged: no calls of these listeners, or metadata decides", err=True)
     sys.exit(REFUSED if changes else 0)
 
 
 async def _judge_again(loaded: Loaded, log: Path) -> tuple[list[dict[str, Any]], int, int]:
-    """Authorization alone is judged: limits depend on the moment. Metadata is not recorded, so rules that ask for it see none."""
+    """Authorization alone is judged: limits depend on the moment. Where metadata decides, which is not recorded, nobody can say."""
     from sidecar.control.explain import Question
     from sidecar.control.explain import explain as explain_call
 
@@ -195,11 +195,14 @@ async def _judge_again(loaded: Loaded, log: Path) -> tuple[list[dict[str, Any]],
             if record is None or record["listener"] not in generation.edges or not record.get("method"):
                 skipped += 1
                 continue
-            judged += 1
             key = (record["listener"], record["method"], record.get("identity") or None)
             found = known.get(key)
             if found is None:
                 found = known[key] = await explain_call(generation, Question(*key), only="authz")
+            if found.depends_on_metadata:
+                skipped += 1
+                continue
+            judged += 1
             before = "deny" if record["decision"] in {"deny", "would_deny"} else "allow"
             after = "allow" if found.allowed else "deny"
             if before != after:

@@ -15,6 +15,7 @@ from sidecar.http2.blocks import HeaderBlock
 from sidecar.http2.connection import Connection
 from sidecar.http2.hpack import encode_field
 from sidecar.listeners.peer import Peer
+from sidecar.policies.authz import Authz
 from sidecar.proxy.call import Call, no_route
 from sidecar.proxy.rejection import Reason, Rejection
 
@@ -56,6 +57,7 @@ class Explanation:
     cluster: str = ""
     reason: str = ""
     message: str = ""
+    depends_on_metadata: bool = False
     steps: list[Step] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
@@ -94,6 +96,8 @@ async def explain(generation: Generation, question: Question, *, only: str | Non
         if inspect.iscoroutine(verdict):
             verdict = await verdict
         note = (call.notes or {}).get(policy.name)
+        if isinstance(policy, Authz):
+            found.depends_on_metadata = policy.asks_metadata(call)
         if verdict is None:
             found.steps.append(Step(policy.name, "pass", _why(note)))
             continue

@@ -178,6 +178,10 @@ class Authz(Policy[AuthzConfig]):
         clock = self._runtime.clock
         return self.judge(call, clock.wall() - (clock.monotonic() - call.started)).rejection
 
+    def asks_metadata(self, call: Call) -> bool:
+        """Did the decision about a call like this, once made, hang on its metadata?"""
+        return type(self._decided.get((call.identity, call.path, None))) is Steps
+
     @property
     def files(self) -> tuple[Path, ...]:
         """The files this policy has read, to be watched."""
