@@ -11,6 +11,7 @@ from typing import Any
 from sidecar.policies.authz import Authz
 from sidecar.policies.budget import Budget
 from sidecar.policies.deadline import Deadline
+from sidecar.policies.fault import Fault
 from sidecar.policies.headers import Headers
 from sidecar.policies.hedge import Hedge
 from sidecar.policies.metrics import Metrics
@@ -19,6 +20,7 @@ from sidecar.policies.retry import Retry
 from sidecar.proxy.policy import Policy
 
 ORDER: tuple[type[Policy[Any]], ...] = (
+    Fault,  # first: a fault stands for something that happened before us
     Deadline,  # before whatever may wait: waiting counts against the deadline
     Authz,  # before whatever takes something or answers: who may not call takes nothing and learns nothing
     RateLimit,  # after authorization: who may not call uses nobody's share

@@ -50,6 +50,7 @@ class Reason(Enum):
     UPSTREAM_PROTOCOL = (StatusCode.INTERNAL, False)
     MESSAGE_TOO_LARGE = (StatusCode.RESOURCE_EXHAUSTED, False)
     METADATA_TOO_LARGE = (StatusCode.RESOURCE_EXHAUSTED, False)
+    FAULT_INJECTED = (StatusCode.UNAVAILABLE, True)
     DEFECT = (StatusCode.INTERNAL, False)
 
     def __init__(self, code: StatusCode, repeatable: bool) -> None:

@@ -100,6 +100,7 @@ CERTIFICATE_EXPIRY = MetricName(
 LOOP_LAG = MetricName("sidecar_loop_lag_seconds", "gauge", "How late the event loop ran its last tick.")
 DEFECTS = MetricName("sidecar_defects_total", "counter", "Exceptions that should not be; see the log.", ("where",))
 
+FAULTS = MetricName("sidecar_faults_total", "counter", "Faults injected on purpose.", ("listener", "route", "kind"))
 RETRIES = MetricName(
     "sidecar_retries_total",
     "counter",
