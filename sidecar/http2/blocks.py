@@ -85,7 +85,7 @@ class BlockReader:
         self.malformed: bytes | None = None
         """Why the block that was just read is malformed (RFC 9113 §8.2.1), or None."""
         self.stateless = False
-        """True once the peer has acknowledged that there is no dynamic table."""
+        """True once the peer has given up its dynamic table."""
 
     def read(self, block: bytes) -> HeaderBlock:
         if not self.stateless:
@@ -104,11 +104,15 @@ class BlockReader:
                 if position:
                     # The one in use is found first.
                     beginnings[position], beginnings[position - 1] = beginnings[position - 1], beginning
-                # Decoded size is at most this (Huffman's shortest code has 5 bits); beyond, the decoder shall count.
-                if len(block) * 2 + 1024 > self._max_list:
+                tail = block[len(beginning.encoded) :]
+                if tail and tail[0] & 0xE0 == 0x20:
+                    # A table size update in the middle of a block: the decoder shall say what is wrong with that.
                     break
-                rest = self._decoder.decode(block[len(beginning.encoded) :])
-                self.malformed = self._decoder.malformed
+                rest = self._decoder.decode(tail)
+                # The decoded size is at most this (hpack.py, `decode`); beyond, the decoder shall count all of it.
+                if len(block) * 2 + (len(beginning.fields) + len(rest)) * 96 > self._max_list:
+                    break
+                self._judge()
                 return HeaderBlock(beginning, rest)
         headers = self._decode(block)
         if self.malformed is None:
@@ -117,8 +121,16 @@ class BlockReader:
 
     def _decode(self, block: bytes) -> HeaderBlock:
         rest = self._decoder.decode(block)
-        self.malformed = self._decoder.malformed
+        self._judge()
+        self.stateless = self._decoder.is_stateless
         return HeaderBlock(None, rest)
+
+    def _judge(self) -> None:
+        decoder = self._decoder
+        self.malformed = decoder.malformed
+        if self.malformed is None and not decoder.strict and self._whole is None:
+            # PROTOCOL-HTTP2: a caller's values are printable ASCII. Those of an agent go on as they are.
+            self.malformed = b"a value that is not printable ASCII"
 
     def _keep_whole(self, block: bytes, headers: HeaderBlock, whole: dict[bytes, HeaderBlock]) -> None:
         """Admit a block at its second sighting: blocks that never repeat must not push out those that do."""

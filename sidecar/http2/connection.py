@@ -68,7 +68,6 @@ class Connection:
         "_reset_budget_at",
         "_reset_ids",
         "_settings_unacked",
-        "_table_acked",
         "_starved",
         "_tail",
         "_unacked",
@@ -146,8 +145,7 @@ class Connection:
         self.until_probe = self._growth.start(0)
         self._recv_window = limits.stream_window * 4
         self._unacked = 0
-        self._settings_unacked: list[int] = []
-        self._table_acked = False
+        self._settings_unacked = 0
         self.owes_table_update = False
         self._starved = False
         # Reading.
@@ -176,7 +174,7 @@ class Connection:
         """Send our side of the preface (RFC 9113 §3.4)."""
         limits = self._limits
         values = {
-            # No dynamic table: after the acknowledgement every block can be read, and passed on, without state.
+            # No dynamic table: once the peer obeys, every block can be read, and passed on, without state.
             frames.HEADER_TABLE_SIZE: 0,
             frames.INITIAL_WINDOW_SIZE: limits.stream_window,
             frames.MAX_FRAME_SIZE: limits.max_frame,
@@ -187,9 +185,13 @@ class Connection:
         else:
             values[frames.ENABLE_PUSH] = 0
             self.out.append(frames.PREFACE)
-        self.out.append(frames.settings(values))
-        self._settings_unacked.append(0)
+        self._send_settings(values)
         self.out.append(frames.window_update(0, self._recv_window - frames.DEFAULT_WINDOW))
+        self._wake()
+
+    def _send_settings(self, values: dict[int, int]) -> None:
+        self.out.append(frames.settings(values))
+        self._settings_unacked += 1
         self._wake()
 
     def drain(self) -> None:
@@ -833,11 +835,9 @@ class Connection:
         if not self._settings_unacked:
             self._lose_patience(1, "acknowledgements of SETTINGS that were never sent")
             return
-        self._settings_unacked.pop()
-        if not self._table_acked:
-            self._table_acked = True
-            self._decoder.set_max_table_size(0)
-            self._blocks.stateless = True
+        self._settings_unacked -= 1
+        # The first acknowledgement is that of `start`; no later SETTINGS of ours names the table.
+        self._decoder.set_max_table_size(0)
 
     def _apply_setting(self, key: int, value: int) -> None:
         if key == frames.HEADER_TABLE_SIZE:
@@ -928,8 +928,7 @@ class Connection:
         for stream in self.streams.values():
             stream.recv_window += growth
         self._recv_window += growth * 4
-        self.out.append(frames.settings({frames.INITIAL_WINDOW_SIZE: self.stream_window}))
-        self._settings_unacked.append(0)
+        self._send_settings({frames.INITIAL_WINDOW_SIZE: self.stream_window})
         self.write_window_update(0, growth * 4)
 
     def _lose_patience(self, cost: float, what: str) -> None:

@@ -170,6 +170,7 @@ class Decoder:
     """One peer's header blocks. After `decode`, `malformed` says why the message is malformed (RFC 9113 §8.2.1), or None."""
 
     __slots__ = (
+        "_announced",
         "_entries",
         "_limit",
         "_max_list",
@@ -178,7 +179,6 @@ class Decoder:
         "_names",
         "_size",
         "_table_size",
-        "_update_due",
         "malformed",
         "strict",
     )
@@ -191,20 +191,28 @@ class Decoder:
         # Newest first, as their indexes count.
         self._entries: deque[Field] = deque()
         self._size = 0
-        self._limit = max_table_size
+        self._limit = self._announced = max_table_size
         self._table_size = max_table_size
-        self._update_due = False
         self._memo: dict[bytes, Field] = {}
         self._names: dict[bytes, bytes] = {}
         self.malformed: bytes | None = None
         self.strict = True
         """Are all values of the last block printable ASCII, as gRPC asks of metadata?"""
 
+    @property
+    def is_stateless(self) -> bool:
+        """Has the peer given up its dynamic table, so that each block can be read without those before it?"""
+        return not self._table_size and not self._limit
+
     def set_max_table_size(self, size: int) -> None:
-        """The peer has acknowledged our limit. If that is less than it uses, its next block must say so (RFC 7541 §4.2)."""
-        self._limit = size
-        if size < self._table_size:
-            self._update_due = True
+        """The peer has acknowledged our limit `size`, which binds it from its next size update within `size` on.
+
+        RFC 9113 §4.3.1 wants an error when its next block says nothing of a smaller table. Peers exist that never do (those
+        that use no table, h2spec, which ignores the limit), and what they mean is clear: the former limit goes on.
+        """
+        self._announced = size
+        if self._table_size <= size:
+            self._limit = size
 
     def decode(self, block: bytes) -> tuple[Field, ...]:
         """The fields of a complete block. Raises HpackError, HeaderListTooLarge."""
@@ -216,7 +224,7 @@ class Decoder:
         most = self._most
         position, end = 0, len(block)
         try:
-            if (self._update_due and end) or (end and block[0] & 0xE0 == 0x20):
+            if end and block[0] & 0xE0 == 0x20:
                 position = self._read_size_updates(block)
             # The deliberate fast path: static indexes, and literals of ordinary length that were seen before.
             while position < end:
@@ -425,20 +433,16 @@ class Decoder:
     # ── the dynamic table ──
 
     def _read_size_updates(self, block: bytes) -> int:
-        """RFC 7541 §4.2, §6.3: at the start of a block only, at most the limit, and due after the limit fell."""
+        """RFC 7541 §4.2, §6.3: at the start of a block only, and at most the limit."""
         position = 0
-        lowest = None
         while position < len(block) and block[position] & 0xE0 == 0x20:
             size, position = _read_integer(block, position, 5)
             if size > self._limit:
                 raise HpackError(f"a table of {size} bytes, {self._limit} are allowed")
-            lowest = size if lowest is None else min(lowest, size)
             self._table_size = size
             self._evict()
-        if self._update_due:
-            if lowest is None:
-                raise HpackError("the table limit fell, but no size update came")
-            self._update_due = False
+            if size <= self._announced:
+                self._limit = self._announced
         return position
 
     def _insert(self, field: Field) -> None:

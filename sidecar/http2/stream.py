@@ -46,7 +46,7 @@ class Stream:
         self.local_closed = False
         self.remote_closed = False
         # What could not be sent yet: (payload, ends the stream), oldest first; None while nothing waits.
-        self.pending: deque[tuple[bytes, bool]] | None = None
+        self.pending: deque[tuple[bytes | memoryview, bool]] | None = None
         self.pending_trailers: bytes | None = None
 
     # ── sending ──
