@@ -390,7 +390,6 @@ class Call(Stream):
     def start_response(self, facts: ResponseFacts) -> None:
         """Send initial metadata on as it came."""
         hooks = self.plan.on_response_headers
-        self.responded = True
         self.replay = None
         if hooks:
             fields = list(facts.fields)
@@ -401,6 +400,7 @@ class Call(Stream):
             block = facts.block
         if not facts.has_request_id:
             block += self.request_id[2]
+        self.responded = True
         self.send_headers(block)
 
     def finish(self, facts: ResponseFacts) -> None:
