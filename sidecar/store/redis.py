@@ -128,6 +128,10 @@ class RedisStore:
         if self._flusher is not None:
             await self._flusher
         await self._client.aclose()
+        # A client that a Sentinel led to does not own the connections to the Sentinels.
+        sentinel = getattr(self._client.connection_pool, "sentinel_manager", None)
+        for each in sentinel.sentinels if sentinel is not None else ():
+            await each.aclose()
 
     # ── commands ──
 
