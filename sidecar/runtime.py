@@ -84,6 +84,8 @@ class Runtime:
     listener: str = ""
     route: str = ""
     direction: str = ""
+    closers: list[Callable[[], None]] = field(default_factory=list)
+    """Called in a thread when the process has ended its calls: what is buffered goes out. May block."""
     store: Store | None = None
     """What is shared with other workers and hosts; None = none is configured."""
 

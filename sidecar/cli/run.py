@@ -113,6 +113,8 @@ async def _serve(path: Path, loaded: Loaded) -> int:
     runtime.log.info("ready", extra={"listeners": process.addresses, "admin": admin.address, "pid": os.getpid()})
     await process.stopped.wait()
     await asyncio.to_thread(admin.close)
+    for close in runtime.closers:
+        await asyncio.to_thread(close)
     if runtime.store is not None:
         await runtime.store.close()
     runtime.log.info("stopped", extra={"at_once": signals.at_once})

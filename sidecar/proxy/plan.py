@@ -145,7 +145,7 @@ class Plan:
             passed = 0
             for policy in self.policies:
                 takes = defines(policy, "on_request")
-                if defines(policy, "on_end") and (not takes or passed < entered):
+                if defines(policy, "on_end") and (policy.observes or not takes or passed < entered):
                     due.append(policy.on_end)
                 passed += takes
             unwinds.append(tuple(reversed(due)))

@@ -79,6 +79,8 @@ class Policy(Generic[C]):
     """In every plan, without a section in the configuration."""
     before_start: bool = False
     """With message hooks: the agent hears nothing before the first message has passed (or the caller half-closed)."""
+    observes: ClassVar[bool] = False
+    """Has `on_request`, and gets `on_end` of every call all the same: of those it never saw, too."""
     replay: int = 0
     """Bytes of the request to keep, so that another attempt can be made; 0 = as few as every route keeps."""
 

@@ -109,5 +109,19 @@ RETRIES = MetricName(
 )
 HEDGES = MetricName("sidecar_hedges_total", "counter", "Attempts started beside a slow one.", ("listener", "route"))
 
+AUDIT_RECORDS = MetricName(
+    "sidecar_audit_records_total", "counter", "Records written to an audit log, gaps included.", ("sink",)
+)
+AUDIT_DROPPED = MetricName(
+    "sidecar_audit_dropped_total", "counter", "Records that found the queue of their audit log full.", ("sink",)
+)
+AUDIT_QUEUE = MetricName("sidecar_audit_queue", "gauge", "Records that are not in their audit log yet.", ("sink",))
+AUDIT_WRITE_FAILURES = MetricName(
+    "sidecar_audit_write_failures_total",
+    "counter",
+    "Writes to an audit log that failed and are tried again.",
+    ("sink",),
+)
+
 RPC_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 """Seconds; the buckets of OpenTelemetry's RPC conventions, with two finer ones for what a sidecar adds."""

@@ -1,0 +1,141 @@
+"""What a record says, in which words. Metadata values are never among them; text is masked, and bounded."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from sidecar.grpc_wire.status import StatusCode
+from sidecar.policies.audit.trail import rfc3339
+from sidecar.telemetry.masking import mask
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sidecar.policies.audit.trail import TrailSettings
+    from sidecar.proxy.policy import Outcome
+
+_LONGEST = 1024
+"""Characters of any one text."""
+_TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?", re.DOTALL)
+_DENIALS = frozenset({StatusCode.UNAUTHENTICATED, StatusCode.PERMISSION_DENIED})
+
+
+class Ended:
+    """The facts of a call that has ended, taken on the data path; put into words by the writer's thread."""
+
+    __slots__ = (
+        "address",
+        "attempts",
+        "bytes_in",
+        "bytes_out",
+        "endpoint",
+        "identity",
+        "kind",
+        "listener",
+        "method",
+        "notes",
+        "now",
+        "outcome",
+        "request_id",
+        "request_messages",
+        "response_messages",
+        "route",
+        "settings",
+        "started",
+        "traceparent",
+    )
+
+    def __init__(
+        self,
+        settings: TrailSettings,
+        kind: str,
+        listener: str,
+        route: str,
+        method: str,
+        identity: str | None,
+        address: str,
+        outcome: Outcome,
+        notes: Mapping[str, Any] | None,
+        started: float,
+        now: float,
+        sizes: tuple[int, int, int, int],
+        request_id: bytes,
+        traceparent: bytes | None,
+        endpoint: str | None,
+        attempts: int,
+    ) -> None:
+        """`started`, `now`: monotonic seconds. `sizes`: messages in and out, bytes in and out."""
+        self.settings = settings
+        self.kind = kind
+        self.listener = listener
+        self.route = route
+        self.method = method
+        self.identity = identity
+        self.address = address
+        self.outcome = outcome
+        self.notes = notes
+        self.started = started
+        self.now = now
+        self.request_messages, self.response_messages, self.bytes_in, self.bytes_out = sizes
+        self.request_id = request_id
+        self.traceparent = traceparent
+        self.endpoint = endpoint
+        self.attempts = attempts
+
+    def describe(self, wall_offset: float) -> dict[str, Any]:
+        """The record; `wall_offset` = wall clock minus monotonic clock, in seconds. What is not known is left out."""
+        outcome = self.outcome
+        decision, rule = self._decision()
+        record: dict[str, Any] = {
+            "kind": self.kind,
+            "time": rfc3339(self.now + wall_offset),
+            "listener": self.listener,
+            "route": self.route or None,
+            "method": _text(self.method) or None,
+            "identity": _text(self.identity),
+            "remote": self.address,
+            "decision": decision,
+            "rule": _text(rule),
+            "status": outcome.code.name,
+            "reason": outcome.reason.name if outcome.reason is not None else None,
+            "origin": outcome.origin.value,
+            "request_id": _text(self.request_id.decode("ascii", "replace")) or None,
+            "trace_id": _trace_id(self.traceparent),
+        }
+        if self.kind == "call":
+            record |= {
+                "message": _text(outcome.message) or None,
+                "duration_ms": round((self.now - self.started) * 1000, 3),
+                "received": {"messages": self.request_messages, "bytes": self.bytes_in},
+                "sent": {"messages": self.response_messages, "bytes": self.bytes_out},
+                "idempotency": self._idempotency(),
+                "endpoint": self.endpoint,
+                "attempts": self.attempts,
+            }
+        return {name: value for name, value in record.items() if value is not None}
+
+    def _decision(self) -> tuple[str, str | None]:
+        """Whether it might pass, and by which rule. Without authorization, only an unusable identity is a denial."""
+        permit = self.notes.get("authz") if self.notes else None
+        if permit is not None:
+            return str(permit.decision), str(permit.rule)
+        reason = self.outcome.reason
+        return ("deny" if reason is not None and reason.code in _DENIALS else "allow"), None
+
+    def _idempotency(self) -> str | None:
+        note = self.notes.get("idempotency") if self.notes else None
+        return None if note is None else _text(str(getattr(note, "outcome", note)))
+
+
+def _text(value: str | None) -> str | None:
+    if value is None:
+        return None
+    masked = mask(value)
+    return masked if len(masked) <= _LONGEST else f"{masked[:_LONGEST]}…"
+
+
+def _trace_id(traceparent: bytes | None) -> str | None:
+    """W3C Trace Context §3.2: version-traceid-parentid-flags; the rest of a later version is ignored."""
+    found = _TRACEPARENT.fullmatch(traceparent) if traceparent is not None else None
+    return found[1].decode() if found is not None else None
