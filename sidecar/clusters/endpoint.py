@@ -89,8 +89,8 @@ class Endpoint:
 
     @property
     def is_hopeful(self) -> bool:
-        """Not ready, but nothing has gone wrong yet: worth waiting for."""
-        return self._connecting > 0 and self.retry_at is None and self.last_error is None
+        """Not ready, but on its way, and nothing has gone wrong: worth waiting for."""
+        return self.last_error is None and self._connecting + self._alive() > 0
 
     def connection(self) -> Connection | None:
         current = self._current
@@ -105,6 +105,9 @@ class Endpoint:
 
     def enqueue(self, attempt: Attempt) -> Rejection | None:
         """Wait for a connection, or for a stream to end where the peer's MAX_CONCURRENT_STREAMS is reached; bounded."""
+        if len(self._waiting) >= self._max_pending:
+            # Those whose call has ended meanwhile take no place.
+            self._waiting = deque(each for each in self._waiting if not each.over)
         if len(self._waiting) >= self._max_pending:
             return Reason.OVERLOADED.reject(
                 f"{self._max_pending} RPCs wait for {self.address} already",
@@ -121,7 +124,8 @@ class Endpoint:
     def finished(self, attempt: Attempt, outcome: Outcome) -> None:
         self.in_flight -= 1
         if self._waiting:
-            self._launch_waiting()
+            # Not now: the engine still counts the stream that is just ending.
+            self._runtime.clock.call_later(0, self._launch_waiting)
 
     def _launch_waiting(self) -> None:
         while self._waiting:
@@ -215,20 +219,18 @@ class Endpoint:
         self._launch_waiting()
 
     def _spent(self, upstream: Upstream) -> None:
-        """GOAWAY: streams there go on, new ones need another connection."""
-        self._forget_current(upstream)
+        """GOAWAY: streams there go on, new ones wait for another connection."""
         self.connect()
+        self._forget_current(upstream)
 
     def _gone(self, upstream: Upstream) -> None:
         was_ready = upstream.connection is not None and upstream.connection.got_settings
         if upstream in self._upstreams:
             self._upstreams.remove(upstream)
-        self._forget_current(upstream)
-        if self._closed:
-            return
         if was_ready:
             self.connect()
-        else:
+        self._forget_current(upstream)
+        if not was_ready:
             self._failed("the connection was closed before it was ready")
 
     def _forget_current(self, upstream: Upstream) -> None:

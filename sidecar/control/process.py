@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import functools
+import hashlib
 from typing import TYPE_CHECKING, Any
 
 from sidecar.config.load import load
@@ -151,6 +152,8 @@ class Process:
         self.last_reload_problem = None
         self._reloads["accepted"].inc()
         self.runtime.log.info("configuration accepted", extra={"generation": generation.number})
+        # Whoever asks for a reload means all of it; nobody should have to wait for the next look at the files.
+        self.reload_certificates()
         return True
 
     def _check_fixed(self, root: Root) -> None:
@@ -170,11 +173,18 @@ class Process:
 
     def _files_changed(self, files: set[Path]) -> None:
         if self.path in files:
-            self.reload()
+            if not self._is_in_force():
+                self.reload()
             files = files - {self.path}
         if files:
             self.reload_certificates()
             self._reload_lists(files)
+
+    def _is_in_force(self) -> bool:
+        """Has a signal been quicker than the look at the file?"""
+        if self.generation is None or self.last_reload_problem is not None:
+            return False
+        return hashlib.sha256(self.path.read_bytes()).hexdigest() == self.generation.source_hash
 
     def _reload_lists(self, files: set[Path]) -> None:
         """Revocation lists, and the files that policies read."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 _HIGH_WATER = 512 * 1024
 _LOW_WATER = 128 * 1024
 _STUCK = 4 * 1024 * 1024
-"""Bytes that a peer may leave unread before its connection is cut: only control frames get here, DATA stops at high water."""
+"""Bytes that may be written after high water, before the connection is cut: only control frames are, as DATA stops there."""
 
 
 class Flusher:
@@ -42,7 +42,7 @@ class Flusher:
 class Socket(asyncio.Protocol):
     """One transport with its connection. `made` is called with the ready transport and returns the connection, or None to close."""
 
-    __slots__ = ("_clock", "_flusher", "_made", "_on_lost", "connection", "transport")
+    __slots__ = ("_clock", "_flusher", "_made", "_on_lost", "_unread", "connection", "transport")
 
     def __init__(
         self,
@@ -55,6 +55,8 @@ class Socket(asyncio.Protocol):
         self._clock = clock
         self._made = made
         self._on_lost = on_lost
+        # Bytes written since the peer stopped reading.
+        self._unread = 0
         self.transport: Any = None
         self.connection: Connection | None = None
 
@@ -73,11 +75,14 @@ class Socket(asyncio.Protocol):
             out.clear()
             return
         if out:
-            transport.write(b"".join(out))
+            data = b"".join(out)
             out.clear()
-            if connection.blocked and transport.get_write_buffer_size() > _STUCK:
-                transport.abort()
-                return
+            if connection.blocked:
+                self._unread += len(data)
+                if self._unread > _STUCK:
+                    transport.abort()
+                    return
+            transport.write(data)
         if connection.closed:
             transport.close()
 
@@ -106,6 +111,7 @@ class Socket(asyncio.Protocol):
         return False
 
     def pause_writing(self) -> None:
+        self._unread = 0
         if self.connection is not None:
             self.connection.blocked = True
 
