@@ -68,6 +68,7 @@ class RetryBudget:
     __slots__ = ("_began", "_floor", "_former", "_now", "_ratio")
 
     WINDOW = 10.0
+    HALF = 5.0
 
     def __init__(self, ratio: float, min_per_second: float) -> None:
         self._ratio = ratio
@@ -78,15 +79,15 @@ class RetryBudget:
         self._began = 0.0
 
     def _turn(self, now: float) -> None:
-        half = self.WINDOW / 2
-        if now - self._began >= half:
+        if now - self._began >= self.HALF:
             self._former = self._now if now - self._began < self.WINDOW else [0, 0]
             self._now = [0, 0]
             self._began = now
 
     def deposit(self, now: float) -> None:
         """An RPC was sent for the first time."""
-        self._turn(now)
+        if now - self._began >= self.HALF:
+            self._turn(now)
         self._now[0] += 1
 
     def withdraw(self, now: float) -> bool:

@@ -86,7 +86,8 @@ def commit(attempt: Attempt) -> None:
     """This attempt's answer is the call's: all others end, nothing is kept to be sent again."""
     call = attempt.call
     facts, attempt.held = attempt.held, None
-    win(attempt)
+    if call.timer is not None or call.hedges is not None or call.attempt is not attempt:
+        win(attempt)
     if facts is not None and not call.responded:
         call.start_response(facts)
 
@@ -122,7 +123,8 @@ def judge(attempt: Attempt, facts: ResponseFacts) -> None:
     if not attempt.local_closed:
         # It answered before it had read everything; the rest of the request has nowhere to go.
         attempt.reset(ErrorCode.CANCEL)
-    if call.plan.on_attempt_end is not None:
+    # Once an answer has been committed to, nothing is kept to be sent again, and nobody needs to be asked.
+    if call.replay is not None and call.plan.on_attempt_end is not None:
         attempt.facts = facts
         if _repeats(call, attempt, facts.outcome):
             return
