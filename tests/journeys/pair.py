@@ -19,7 +19,7 @@ listeners:
     direction: inbound
     bind: "{bind}"
     tls: {{certificate: {server.certificate}, private_key: {server.private_key}, trusted_ca: {server.ca}, client_certificate: require}}
-    limits: {{max_metadata: 64KiB, max_message: 64MiB}}
+    limits: {{max_metadata: 64KiB, max_message: 64MiB{limits}}}
     routes: [{{name: all, match: {{method: "/*"}}, to: local}}]
 clusters:
   local: {{endpoints: ["{agent}"]}}
@@ -52,10 +52,13 @@ class Pair:
         inbound_bind: str = "127.0.0.1:0",
         outbound_bind: str = "127.0.0.1:0",
         top: str = "",
+        limits: str = "",
     ) -> None:
+        """`top`: lines for both files; `limits`: more of them for the inbound listener, as ", name: value"."""
         self.folder = folder
         self.agent = agent
         self.top = top
+        self.limits = limits
         self.inbound_bind = inbound_bind
         self.outbound_bind = outbound_bind
         self.pki = Pki(folder / "certs")
@@ -65,7 +68,10 @@ class Pair:
         self.outbound: Sidecar
 
     def inbound_config(self, extra: str = "") -> str:
-        return INBOUND.format(bind=self.inbound_bind, server=self.server, agent=self.agent, top=self.top) + extra
+        listener = INBOUND.format(
+            bind=self.inbound_bind, server=self.server, agent=self.agent, top=self.top, limits=self.limits
+        )
+        return listener + extra
 
     def outbound_config(self, extra: str = "") -> str:
         inbound = self.inbound.addresses["inbound"]

@@ -66,7 +66,15 @@ class Exchange(ScriptedStream):
 class RawAgent:
     """An h2c server in this process. `on_event` is its script; `streams` are all it has seen."""
 
-    def __init__(self, on_event: OnEvent | None = None, *, consumes: bool = True, keeps: bool = True) -> None:
+    def __init__(
+        self,
+        on_event: OnEvent | None = None,
+        *,
+        consumes: bool = True,
+        keeps: bool = True,
+        limits: Limits | None = None,
+    ) -> None:
+        self._limits = limits or Limits(resets_per_second=100_000)
         self.on_event = on_event
         self.consumes = consumes
         self.streams: list[Exchange] = []
@@ -94,7 +102,7 @@ class RawAgent:
 
     def _made(self, made: Socket) -> Connection:
         self._sockets.append(made)
-        connection = Connection(accept=self._accept, wake=made.wake, limits=Limits(resets_per_second=100_000))
+        connection = Connection(accept=self._accept, wake=made.wake, limits=self._limits)
         self.connections.append(connection)
         return connection
 

@@ -88,7 +88,17 @@ async def test_what_was_planted_is_nowhere(tmp_path: Path) -> None:
         sidecar.path.write_text(config + "\nnonsense: true\n")
         sidecar.wait_for_log(lambda line: line.get("event", "").startswith("configuration rejected"))
         bearer = {"authorization": f"Bearer {PLANTED['admin token']}"}
-        for path in ("/", "/config", "/metrics", "/clusters", "/listeners", "/certs", "/readyz?verbose", "/version", "/drain"):
+        for path in (
+            "/",
+            "/config",
+            "/metrics",
+            "/clusters",
+            "/listeners",
+            "/certs",
+            "/readyz?verbose",
+            "/version",
+            "/drain",
+        ):
             status, body = sidecar.get(path, bearer)
             assert status in {200, 503}, f"{path}: {status}"
             said.append(body)
