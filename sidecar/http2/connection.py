@@ -312,7 +312,7 @@ class Connection:
         if self._starved:
             self._credit_connection()
         if self.draining and not self.streams:
-            self.on_idle()
+            self._drained()
 
     def forget(self, stream: Stream) -> None:
         """Both sides have ended."""
@@ -320,6 +320,11 @@ class Connection:
         if self._starved:
             self._credit_connection()
         if self.draining and not self.streams and not self.closed:
+            self._drained()
+
+    def _drained(self) -> None:
+        # A server waits for the peer to have seen its GOAWAY: streams that were under way before that are still to come.
+        if not self.is_server or self._goaway_limit != frames.LARGEST_STREAM_ID:
             self.on_idle()
 
     def pump(self) -> None:
@@ -477,7 +482,7 @@ class Connection:
                     stream.remote_closed = True
                     stream.on_data(payload, True)
                     if stream.local_closed:
-                        streams.pop(stream_id, None)
+                        self.forget(stream)
                 elif payload:
                     stream.on_data(payload, False)
                 else:
@@ -780,7 +785,7 @@ class Connection:
             self.backlog.pop(stream, None)
         stream.on_reset(unpack_long(payload, 0)[0])
         if self.draining and not self.streams and not self.closed:
-            self.on_idle()
+            self._drained()
 
     def _spend_reset(self) -> None:
         """CVE-2023-44487: each reset stream has cost us work; a peer gets only so many per second."""

@@ -336,6 +336,10 @@ class Inlet:
             return
         if connection.streams:
             self._busy_at = now
+        elif connection.draining and now - max(self._busy_at, connection.now) >= options.header_timeout:
+            # It never answered the PING that goes with our GOAWAY.
+            self._cut(ErrorCode.NO_ERROR, "drained")
+            return
         elif options.idle_timeout and now - max(self._busy_at, connection.now) >= options.idle_timeout:
             connection.drain()
         if self._oldest and now >= self._oldest:
