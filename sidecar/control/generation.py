@@ -9,6 +9,7 @@ from sidecar.clusters.cluster import Cluster
 from sidecar.clusters.upstream import UpstreamOptions
 from sidecar.config.root import effective_policies
 from sidecar.http2.connection import Limits
+from sidecar.http2.frames import DEFAULT_MAX_FRAME
 from sidecar.listeners import inbound, outbound
 from sidecar.listeners.listener import Direction, ListenerOptions
 from sidecar.policies import ORDER
@@ -64,6 +65,10 @@ class Builder:
         for name, (_, cluster) in former.items():
             if name not in self._clusters or self._clusters[name][1] is not cluster:
                 cluster.drain()
+        for edge in generation.edges.values():
+            for plan in edge.routes.plans():
+                for policy in plan.policies:
+                    policy.begin(plan.cluster)
         self._runtime.kept.sweep()
         self._certificates.sweep()
 
@@ -144,7 +149,12 @@ def listener_options(config: ListenerConfig, revocations: RevocationLists) -> Li
     """Raises ValueError when the revocation list cannot be read."""
     limits, tls = config.limits, config.tls
     return ListenerOptions(
-        limits=Limits(max_concurrent_streams=limits.max_concurrent_streams, max_header_list=limits.max_metadata),
+        limits=Limits(
+            max_concurrent_streams=limits.max_concurrent_streams,
+            max_header_list=limits.max_metadata,
+            # RFC 9113's own size for what callers send, so that no frame of one holds up another's for long.
+            max_frame=DEFAULT_MAX_FRAME,
+        ),
         max_connections=limits.max_connections,
         idle_timeout=limits.idle_timeout,
         max_connection_age=limits.max_connection_age,

@@ -49,6 +49,7 @@ class Connection:
     """The protocol state of one connection. `accept` makes it a server, its absence a client."""
 
     __slots__ = (
+        "_acks_to_table",
         "_blocks",
         "_block_parts",
         "_block_since",
@@ -69,6 +70,7 @@ class Connection:
         "_reset_ids",
         "_settings_unacked",
         "_starved",
+        "_table_is_off",
         "_tail",
         "_unacked",
         "accept",
@@ -146,6 +148,8 @@ class Connection:
         self._recv_window = limits.stream_window * 4
         self._unacked = 0
         self._settings_unacked = 0
+        self._table_is_off = not self.is_server
+        self._acks_to_table = 2 if self.is_server else 1
         self.owes_table_update = False
         self._starved = False
         # Reading.
@@ -174,8 +178,6 @@ class Connection:
         """Send our side of the preface (RFC 9113 §3.4)."""
         limits = self._limits
         values = {
-            # No dynamic table: once the peer obeys, every block can be read, and passed on, without state.
-            frames.HEADER_TABLE_SIZE: 0,
             frames.INITIAL_WINDOW_SIZE: limits.stream_window,
             frames.MAX_FRAME_SIZE: limits.max_frame,
             frames.MAX_HEADER_LIST_SIZE: limits.max_header_list,
@@ -184,6 +186,7 @@ class Connection:
             values[frames.MAX_CONCURRENT_STREAMS] = limits.max_concurrent_streams
         else:
             values[frames.ENABLE_PUSH] = 0
+            values[frames.HEADER_TABLE_SIZE] = 0
             self.out.append(frames.PREFACE)
         self._send_settings(values)
         self.out.append(frames.window_update(0, self._recv_window - frames.DEFAULT_WINDOW))
@@ -620,6 +623,11 @@ class Connection:
         if stream_id <= self._last_peer_id:
             self._headers_on_closed(stream_id)
             return
+        if self._last_peer_id and not self._table_is_off:
+            # No dynamic table: once the peer obeys, every block can be read, and passed on, without state. Said at the
+            # second request: a caller begins with the default table anyway, and a single request gains nothing.
+            self._table_is_off = True
+            self._send_settings({frames.HEADER_TABLE_SIZE: 0})
         self._last_peer_id = stream_id
         if stream_id > self._goaway_limit:
             # After our final GOAWAY: the peer knows that this was not processed.
@@ -841,8 +849,9 @@ class Connection:
             self._lose_patience(1, "acknowledgements of SETTINGS that were never sent")
             return
         self._settings_unacked -= 1
-        # The first acknowledgement is that of `start`; no later SETTINGS of ours names the table.
-        self._decoder.set_max_table_size(0)
+        self._acks_to_table -= 1
+        if self._acks_to_table == 0:
+            self._decoder.set_max_table_size(0)
 
     def _apply_setting(self, key: int, value: int) -> None:
         if key == frames.HEADER_TABLE_SIZE:

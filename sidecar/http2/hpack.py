@@ -437,12 +437,12 @@ class Decoder:
         position = 0
         while position < len(block) and block[position] & 0xE0 == 0x20:
             size, position = _read_integer(block, position, 5)
-            if size > self._limit:
-                raise HpackError(f"a table of {size} bytes, {self._limit} are allowed")
+            if size > self._announced:
+                raise HpackError(f"a table of {size} bytes, {self._announced} are allowed")
             self._table_size = size
             self._evict()
-            if size <= self._announced:
-                self._limit = self._announced
+        if self._table_size <= self._announced:
+            self._limit = self._announced
         return position
 
     def _insert(self, field: Field) -> None:
