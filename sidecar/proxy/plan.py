@@ -50,6 +50,9 @@ class Cluster(Protocol):
     def pick(self, call: Call, avoid: Sequence[Endpoint] = ()) -> Endpoint | Rejection:
         """An endpoint for the next attempt of `call`, another than those to `avoid` if there is one; never waits."""
 
+    def connection(self) -> Connection | None:
+        """A connection that takes a stream now, for what is no call (reflection)."""
+
 
 class Plan:
     """What happens to the calls of one route."""

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from sidecar.http2.hpack import Field
     from sidecar.proxy.attempt import Attempt
     from sidecar.proxy.call import Call
+    from sidecar.proxy.plan import Cluster
     from sidecar.proxy.rejection import Reason
     from sidecar.runtime import Runtime
 
@@ -95,6 +96,10 @@ class Policy(Generic[C]):
     def reload(self) -> bool:
         """Read `files` again; were they different? Raises ValueError saying what is wrong; nothing has changed then."""
         return False
+
+    def begin(self, cluster: Cluster | None) -> None:
+        """The route is in force and leads to `cluster`: start what runs beside calls. Again after each reload."""
+        return
 
     def recheck(self, call: Call) -> Rejection | None:
         """Rules have changed since `call` was let pass: must it end now?"""
