@@ -15,6 +15,7 @@ _COMMANDS = {
     "check": ("check", "Check a configuration and what it names, live."),
     "schema": ("schema", "Print the JSON Schema of the configuration file."),
     "explain": ("explain", "Which route, rule and limit decide about a call, and why."),
+    "audit": ("audit", "Check an audit log, or read it."),
     "certs": ("certs", "A development CA, SPIFFE certificates, and what is in them."),
     "demo": ("demo", "Agents, sidecars, certificates and real RPCs on this machine."),
     "version": ("version", "Print versions."),

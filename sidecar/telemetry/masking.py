@@ -14,34 +14,35 @@ from typing import Any
 MASKED = "[masked]"
 
 _NAMES = (
-    r"pass(?:word|wd|phrase|code)|pwd|secret|(?:access|refresh|id|auth|session|bearer|csrf)[_-]?token|token|api[_-]?key|"
-    r"(?:access|private|signing|encryption|client)[_-]?key(?:[_-]?id)?|authorization|credentials?|cookie|"
-    r"credit[_-]?card|card[_-]?number|cvv|cvc|ssn"
+    r"(?:pass(?:word|wd|phrase|code)|secret|token|(?:api|access|private|signing|encryption|client)[_-]?key"
+    r"|authorization|credential|cookie|credit[_-]?card|card[_-]?number|(?<![a-z])(?:pwd|cvv|cvc|ssn))s?(?![a-z])"
 )
-is_secret_name = re.compile(rf"(?:.*[_.\s-])?(?:{_NAMES})(?:[_-].*)?", re.IGNORECASE | re.ASCII | re.DOTALL).fullmatch
-"""Is something of this name a secret? A match object or None."""
+_has_secret_word = re.compile(_NAMES, re.IGNORECASE | re.ASCII).search
 
 # A quick look whether anything below can match at all; most texts end here.
 _SUSPICIOUS = re.compile(
-    rf"[0-9](?:[ -]?[0-9]){{12}}|-----BEGIN|eyJ|://[^/\s]*@|{_NAMES}|bearer|basic|"
+    rf"[0-9](?:[ -]?[0-9]){{12}}|-----BEGIN|eyJ|://[^/\s]*@|{_NAMES}|bearer|basic|digest|negotiate|"
     r"sk[-_]|AKIA|ASIA|gh[opsur]_|github_pat_|glpat-|xox|AIza|hf_|npm_|pypi-",
     re.IGNORECASE | re.ASCII,
 )
-_PEM = re.compile(r"-----BEGIN ([A-Z0-9 ]*PRIVATE KEY[A-Z0-9 ]*)-----.*?(?:-----END \1-----|\Z)", re.DOTALL | re.ASCII)
-_JWT = re.compile(r"\beyJ[A-Za-z0-9_-]{5,}\.[A-Za-z0-9_-]*(?:\.[A-Za-z0-9_-]*){0,3}", re.ASCII)
+# Repetitions are bounded where many beginnings could share one end: whoever chooses the text does not choose our time.
+_PEM = re.compile(
+    r"-----BEGIN ([A-Z0-9 ]{0,40}PRIVATE KEY[A-Z0-9 ]{0,40})-----.*?(?:-----END \1-----|\Z)", re.DOTALL | re.ASCII
+)
+_JWT = re.compile(r"\beyJ[A-Za-z0-9_-]{5,2048}\.[A-Za-z0-9_-]*(?:\.[A-Za-z0-9_-]*){0,3}", re.ASCII)
 _SCHEME = re.compile(
-    r"\b(bearer|basic|digest|negotiate)(\s+)(?=[^\s,;\"']*[0-9=+/._-]|[^\s,;\"']{16})[^\s,;\"']{4,}",
+    r"\b(bearer|basic|digest|negotiate)(\s{1,8})(?=[^\s,;\"']{0,64}[0-9=+/._-]|[^\s,;\"']{16})[^\s,;\"']{4,}",
     re.IGNORECASE | re.ASCII,
 )
 _USER_INFO = re.compile(r"(://)[^/\s@\"']*@", re.ASCII)
 _KNOWN_KEY = re.compile(
-    r"\b(?:sk[-_](?:[A-Za-z]+[-_])*[A-Za-z0-9_-]{16,}|(?:AKIA|ASIA)[0-9A-Z]{16}|gh[opsur]_[A-Za-z0-9]{20,}"
+    r"\b(?:sk[-_](?=[A-Za-z_-]{0,64}[0-9])[A-Za-z0-9_-]{16,}|(?:AKIA|ASIA)[0-9A-Z]{16}|gh[opsur]_[A-Za-z0-9]{20,}"
     r"|github_pat_[A-Za-z0-9_]{20,}|glpat-[A-Za-z0-9_-]{16,}|xox[abeprs]-[A-Za-z0-9-]{10,}|AIza[A-Za-z0-9_-]{30,}"
     r"|hf_[A-Za-z0-9]{20,}|npm_[A-Za-z0-9]{20,}|pypi-[A-Za-z0-9_-]{20,})",
     re.ASCII,
 )
 _NAMED = re.compile(
-    rf"(?P<name>[\"']?[A-Za-z0-9_.-]*(?:{_NAMES})[A-Za-z0-9_-]*[\"']?\s*[:=]\s*)"
+    rf"(?P<name>{_NAMES}[A-Za-z0-9_-]{{0,64}}[\"']?\s{{0,8}}[:=]\s{{0,8}})"
     r"(?P<value>\"(?:[^\"\\]|\\.)*\"?|'(?:[^'\\]|\\.)*'?|(?:(?:bearer|basic)\s+)?[^\s,;&\"'(){}]+)",
     re.IGNORECASE | re.ASCII,
 )
@@ -78,6 +79,11 @@ def mask_value(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [mask_value(each) for each in value]
     return value
+
+
+def is_secret_name(name: str) -> bool:
+    """Is something of this name (`db_password`, `x-api-key`) a secret?"""
+    return _has_secret_word(name) is not None
 
 
 def is_card_number(digits: str) -> bool:

@@ -113,9 +113,11 @@ class Writer:
             self.failures += 1
             self._log.exception("defect", exc_info=error, extra={"where": "audit writer"})
         finally:
-            self.finish()
-            self.asleep = True
-            self._thread = None
+            try:
+                self.finish()
+            finally:
+                self.asleep = True
+                self._thread = None
 
     def _rest(self) -> float | None:
         """Seconds to sleep if nothing comes; None = until something does."""
