@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sidecar.policies.audit.hashes import GENESIS, Signer, read_pin, seal, unseal
+from sidecar.policies.audit.hashes import GENESIS, read_pin, seal, unseal
 from sidecar.policies.audit.trail import Trail, TrailSettings
 from sidecar.policies.audit.verify import Report, verify
 
