@@ -35,8 +35,12 @@ def echo(stream: ScriptedStream, event: str) -> None:
 class Load:
     """Unary RPCs at an even pace, on one connection at a time that is replaced when it is told to go."""
 
-    def __init__(self, address: str, rate: float = RATE) -> None:
+    def __init__(
+        self, address: str, rate: float = RATE, *, path: str = "/test.Service/Method", body: bytes = b"hello"
+    ) -> None:
         self.address = address
+        self._path = path
+        self._body = body
         self.done: Counter[str] = Counter()
         self.odd: list[str] = []
         self.refused_connections = 0
@@ -71,7 +75,7 @@ class Load:
             return
         number = self._started
         self._started += 1
-        caller.open(("x-number", str(number)), body=b"%d" % number, end=True, on_event=self._judge)
+        caller.open(("x-number", str(number)), path=self._path, body=self._body, end=True, on_event=self._judge)
 
     def _spawn(self, coroutine: object) -> None:
         task = self._loop.create_task(coroutine)  # type: ignore[arg-type]
@@ -114,6 +118,13 @@ class Load:
         goal = self.done["ok"] + count
         async with asyncio.timeout(30):
             while self.done["ok"] < goal:
+                self._progress.clear()
+                await self._progress.wait()
+
+    async def until_word(self, beginning: str) -> None:
+        """Wait until one has ended so."""
+        async with asyncio.timeout(30):
+            while not any(word.startswith(beginning) for word in self.done):
                 self._progress.clear()
                 await self._progress.wait()
 
