@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from sidecar.clock import Timer
     from sidecar.clusters.upstream import UpstreamOptions
+    from sidecar.http2.connection import Connection
     from sidecar.proxy.call import Call
     from sidecar.runtime import Runtime
     from sidecar.transport.socket import Flusher
@@ -62,6 +63,11 @@ class Cluster:
                 return picked
         picked = self._only or self._picker.pick(call) or self._hopeful.pick(call)
         return picked if picked is not None else self._refusal()
+
+    def connection(self) -> Connection | None:
+        """A connection that takes a stream now, for what is no call (reflection)."""
+        connections = (each.connection() for each in self._endpoints.values())
+        return next((each for each in connections if each is not None), None)
 
     def _refusal(self) -> Rejection:
         now = self._runtime.clock.monotonic()

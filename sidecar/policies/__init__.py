@@ -15,17 +15,21 @@ from sidecar.policies.deadline import Deadline
 from sidecar.policies.fault import Fault
 from sidecar.policies.headers import Headers
 from sidecar.policies.hedge import Hedge
+from sidecar.policies.mask import Mask
 from sidecar.policies.metrics import Metrics
 from sidecar.policies.rate_limit import RateLimit
 from sidecar.policies.retry import Retry
+from sidecar.policies.validate import Validate
 from sidecar.proxy.policy import Policy
 
 ORDER: tuple[type[Policy[Any]], ...] = (
     Fault,  # first: a fault stands for something that happened before us
     Deadline,  # before whatever may wait: waiting counts against the deadline
     Authz,  # before whatever takes something or answers: who may not call takes nothing and learns nothing
+    Mask,  # the last to see an answer, as request hooks are undone in reverse: what stands below needs it unmasked (a charge)
     RateLimit,  # after authorization: who may not call uses nobody's share
     Budget,  # after rate limits: reserving may wait, and what is over its rate need not reserve
+    Validate,  # after limits, which parsing must not get around; before whatever answers from memory or sends
     Headers,  # after whatever decides: decisions are made on what the caller sent
     Retry,  # owns what happens when an attempt ends; what it repeats has passed all of the above once
     Hedge,  # the other owner of attempts; a route has one of the two

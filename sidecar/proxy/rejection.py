@@ -50,6 +50,8 @@ class Reason(Enum):
     UPSTREAM_PROTOCOL = (StatusCode.INTERNAL, False)
     MESSAGE_TOO_LARGE = (StatusCode.RESOURCE_EXHAUSTED, False)
     METADATA_TOO_LARGE = (StatusCode.RESOURCE_EXHAUSTED, False)
+    INVALID_MESSAGE = (StatusCode.INVALID_ARGUMENT, False)
+    CANNOT_MASK = (StatusCode.INTERNAL, False)
     FAULT_INJECTED = (StatusCode.UNAVAILABLE, True)
     DEFECT = (StatusCode.INTERNAL, False)
 

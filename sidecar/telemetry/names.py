@@ -66,6 +66,15 @@ BUDGET_CHARGES_UNREADABLE = MetricName(
     "Charges by the agent that are no whole number; what was reserved is charged instead.",
     ("listener", "limit"),
 )
+MESSAGES_MASKED = MetricName(
+    "sidecar_messages_masked_total", "counter", "Messages of agents in which something was masked.", ("listener", "route")
+)
+MESSAGES_INVALID = MetricName(
+    "sidecar_messages_invalid_total",
+    "counter",
+    "Messages of callers that did not parse or broke a rule.",
+    ("listener", "route"),
+)
 CONNECTIONS = MetricName(
     "sidecar_connections_active", "gauge", "Open connections of callers.", ("listener", "direction")
 )
