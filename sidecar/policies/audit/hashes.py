@@ -26,6 +26,7 @@ GENESIS = "0" * 64
 
 _BEFORE_HASH = b',"hash":"'
 _SEAL_LENGTH = len(_BEFORE_HASH) + 64 + len(b'"}')
+_encode = json.JSONEncoder(separators=(",", ":"), default=str).encode
 _CONTEXT = "sidecar audit checkpoint v1"
 """A signature of ours is good for nothing else (and no other one for this)."""
 
@@ -46,7 +47,7 @@ class Sealed:
 
 def seal(record: Mapping[str, Any], sequence: int, prev: str) -> tuple[bytes, str]:
     """`record` as a line with its newline, and its hash. What is no JSON is written as text."""
-    body = json.dumps({"sequence": sequence, "prev": prev, **record}, separators=(",", ":"), default=str).encode()
+    body = _encode({"sequence": sequence, "prev": prev, **record}).encode()
     digest = hashlib.sha256(body).hexdigest()
     return b'%b,"hash":"%b"}\n' % (body[:-1], digest.encode()), digest
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 _LONGEST = 1024
 """Characters of any one text."""
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?", re.DOTALL)
+_UUID = re.compile(rb"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _DENIALS = frozenset({StatusCode.UNAUTHENTICATED, StatusCode.PERMISSION_DENIED})
 
 
@@ -100,12 +102,12 @@ class Ended:
             "status": outcome.code.name,
             "reason": outcome.reason.name if outcome.reason is not None else None,
             "origin": outcome.origin.value,
-            "request_id": _text(self.request_id.decode("ascii", "replace")) or None,
+            "request_id": _request_id(self.request_id),
             "trace_id": _trace_id(self.traceparent),
         }
         if self.kind == "call":
             record |= {
-                "message": _text(outcome.message) or None,
+                "message": _text.__wrapped__(outcome.message) or None,
                 "duration_ms": round((self.now - self.started) * 1000, 3),
                 "received": {"messages": self.request_messages, "bytes": self.bytes_in},
                 "sent": {"messages": self.response_messages, "bytes": self.bytes_out},
@@ -128,11 +130,19 @@ class Ended:
         return None if note is None else _text(str(getattr(note, "outcome", note)))
 
 
+# Callers, methods and rules repeat; looking for secrets in them is most of what a record costs.
+@functools.lru_cache(maxsize=2048)
 def _text(value: str | None) -> str | None:
     if value is None:
         return None
     masked = mask(value)
     return masked if len(masked) <= _LONGEST else f"{masked[:_LONGEST]}…"
+
+
+def _request_id(value: bytes) -> str | None:
+    text = value.decode("ascii", "replace")
+    # Ids differ each time, and most are ours (UUIDs, which hold no secret): not looked into, not remembered.
+    return (text if _UUID.fullmatch(value) else mask(text)) or None
 
 
 def _trace_id(traceparent: bytes | None) -> str | None:
