@@ -366,7 +366,7 @@ class Call(Stream):
         elif self.ended:
             self.consume(size)
             if end_stream:
-                self._leave_bucket()
+                self.leave_bucket()
         else:
             try:
                 relay.request_data(self, payload, end_stream)
@@ -462,18 +462,19 @@ class Call(Stream):
         if not self.remote_closed:
             self.bucket = self.plan.runtime.deadlines.add(self.connection.now + _LINGER, self.connection.now, self)
 
-    def _leave_bucket(self) -> None:
+    def leave_bucket(self) -> None:
+        """No limit is watched any more."""
         if self.bucket is not None:
             self.bucket.discard(self)
             self.bucket = None
 
     def on_reset(self, code: int) -> None:
-        self._leave_bucket()
+        self.leave_bucket()
         if self.ended:
             return
         self.abandon_attempts()
         self.end(CANCELLED_BY_CALLER)
-        self._leave_bucket()
+        self.leave_bucket()
 
     def on_deadline(self, now: float) -> None:
         self.bucket = None
@@ -497,7 +498,6 @@ class Call(Stream):
         when = self.deadline
         if self.idle is not None and (when is None or self.active + self.idle < when):
             when = self.active + self.idle
-        self._leave_bucket()
         if when is not None:
             self.bucket = self.plan.runtime.deadlines.add(when, now, self)
 

@@ -38,6 +38,9 @@ def admitted(call: Call) -> None:
     plan = call.plan
     now = call.connection.now
     if call.deadline is not None or call.idle is not None:
+        if call.bucket is not None:
+            # While a hook waited; it may have shortened the deadline.
+            call.leave_bucket()
         call.watch_time(now)
     if not plan.wants_messages:
         # The deliberate fast path: nobody looks at messages, and nothing has been waited for.

@@ -206,7 +206,7 @@ async def test_the_agents_sidecar_stops_under_load(tmp_path: Path) -> None:
         assert await asyncio.to_thread(pair.inbound.wait) == 0
         bound = pair.direct
         for word in load.done:
-            assert word == "ok" or word.startswith("14 [") and word.endswith("with pushback"), (load.done, load.odd)
+            assert word == "ok" or (word.startswith("14 [") and word.endswith("with pushback")), (load.done, load.odd)
         # It comes back at the same address: everything is well again, by itself.
         pair.inbound_bind = bound
         pair.inbound = Sidecar(pair.inbound_config(), tmp_path, name="inbound")
@@ -215,7 +215,7 @@ async def test_the_agents_sidecar_stops_under_load(tmp_path: Path) -> None:
         await load.finish()
         print(f"\n{dict(load.done)}")
         for word in load.done:
-            assert word == "ok" or word.startswith("14 [") and word.endswith("with pushback"), (load.done, load.odd)
+            assert word == "ok" or (word.startswith("14 [") and word.endswith("with pushback")), (load.done, load.odd)
 
 
 async def test_connections_that_are_replaced_by_their_age(tmp_path: Path) -> None:

@@ -136,9 +136,9 @@ async def test_messages_arrive_one_by_one_as_they_were_sent(path: Path) -> None:
         one = message(b"%d" % number * number)
         whole += one
         caller.send_data(one, False)
-        await agent.until(lambda: bytes(agent.seen.data) == whole)
+        await agent.until(lambda whole=whole: bytes(agent.seen.data) == whole)
         agent.send_data(one, False)
-        await caller.until(lambda: bytes(caller.seen.data) == whole)
+        await caller.until(lambda whole=whole: bytes(caller.seen.data) == whole)
     caller.send_data(b"", True)
     await agent.until(lambda: agent.seen.ended)
     agent.send_trailers(block(("grpc-status", "0")))
