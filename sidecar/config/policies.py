@@ -23,7 +23,11 @@ class Policies(Model):
 
     def named(self) -> dict[str, BaseModel]:
         """The policies that are named here, in the order of enforcement."""
-        return {name: value for name in type(self).model_fields if isinstance(value := getattr(self, name), BaseModel)}
+        return {
+            field.alias or name: value
+            for name, field in type(self).model_fields.items()
+            if isinstance(value := getattr(self, name), BaseModel)
+        }
 
 
 def policies_model(order: Iterable[type[Configured]]) -> type[Policies]:
@@ -33,5 +37,8 @@ def policies_model(order: Iterable[type[Configured]]) -> type[Policies]:
         if not policy.always_on:
             model = policy.config_model
             about = (model.__doc__ or policy.name).strip().splitlines()[0]
-            fields[policy.name] = (model | None, Field(default=None, description=about))
+            # `validate` is a method of every model; in the file, and in problems, the policy has its own name.
+            attribute = f"{policy.name}_section" if hasattr(Policies, policy.name) else policy.name
+            alias = policy.name if attribute != policy.name else None
+            fields[attribute] = (model | None, Field(default=None, alias=alias, description=about))
     return create_model("Policies", __base__=Policies, __doc__=Policies.__doc__, **fields)
