@@ -1,4 +1,8 @@
-"""One address: its connections, the attempts that wait for one, and how it fares."""
+"""One address: its connections, the attempts that wait for one, and whether it should get any.
+
+What keeps an endpoint from getting RPCs is decided when something changes, never when one is picked: the cluster then publishes a
+new picker without it. Streams that run are left alone by all of it.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +11,18 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from sidecar.clusters.upstream import UntrustedPeer, Upstream, plain_reason
+from sidecar.clusters.vitals import Vitals
+from sidecar.proxy import dispatch
+from sidecar.proxy.attempt import OK_BY_AGENT
 from sidecar.proxy.rejection import Reason, Rejection
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sidecar.clock import Timer
+    from sidecar.clusters.concurrency import Load
     from sidecar.clusters.upstream import UpstreamOptions
+    from sidecar.clusters.vitals import EndpointRules
     from sidecar.http2.connection import Connection
     from sidecar.proxy.attempt import Attempt
     from sidecar.proxy.policy import Outcome
@@ -36,7 +45,7 @@ class Endpoint:
         "_connecting",
         "_current",
         "_flusher",
-        "_max_pending",
+        "_load",
         "_options",
         "_runtime",
         "_timer",
@@ -47,7 +56,9 @@ class Endpoint:
         "cluster",
         "in_flight",
         "last_error",
+        "load",
         "retry_at",
+        "vitals",
     )
 
     def __init__(
@@ -59,19 +70,23 @@ class Endpoint:
         flusher: Flusher,
         options: UpstreamOptions,
         connections: int,
-        max_pending: int,
+        rules: EndpointRules,
+        load: Load,
+        may_eject: Callable[[Endpoint], bool],
         changed: Callable[[], None],
     ) -> None:
         self.address = address
         self.cluster = cluster
+        # Attempts that run; `load` counts recent failures as well, where that matters.
         self.in_flight = 0
+        self.load = 0
         self.last_error: str | None = None
         self.retry_at: float | None = None
         self._runtime = runtime
         self._flusher = flusher
         self._options = options
         self._wanted = connections
-        self._max_pending = max_pending
+        self._load = load
         self._changed = changed
         self._upstreams: list[Upstream] = []
         self._current: Connection | None = None
@@ -80,22 +95,28 @@ class Endpoint:
         self._backoff = 0.0
         self._timer: Timer | None = None
         self._closed = False
+        self.vitals = Vitals(self, rules, options, runtime, may_eject=may_eject, changed=self._fares_differently)
 
     # ── the data path ──
 
     @property
     def is_ready(self) -> bool:
+        """Connected, and known to be healthy or not."""
         return self._current is not None
 
     @property
     def is_hopeful(self) -> bool:
         """Not ready, but on its way, and nothing has gone wrong: worth waiting for."""
-        return self.last_error is None and self._connecting + self._alive() > 0
+        if self._closed or self._current is not None or self.last_error is not None:
+            return False
+        return self._connecting + self._alive() > 0
 
     def connection(self) -> Connection | None:
         current = self._current
         if current is not None and current.is_open:
             return current
+        if self.vitals.is_unknown:
+            return None
         for upstream in self._upstreams:
             candidate = upstream.connection
             if upstream.ready and candidate is not None and candidate.is_open:
@@ -105,46 +126,86 @@ class Endpoint:
 
     def enqueue(self, attempt: Attempt) -> Rejection | None:
         """Wait for a connection, or for a stream to end where the peer's MAX_CONCURRENT_STREAMS is reached; bounded."""
-        if len(self._waiting) >= self._max_pending:
+        load = self._load
+        if load.pending >= load.max_pending:
             # Those whose call has ended meanwhile take no place.
-            self._waiting = deque(each for each in self._waiting if not each.over)
-        if len(self._waiting) >= self._max_pending:
+            self._forget_ended()
+        if self._closed or not self.vitals.admits:
+            return self.refusal(self._runtime.clock.monotonic())
+        if load.pending >= load.max_pending:
             return Reason.OVERLOADED.reject(
-                f"{self._max_pending} RPCs wait for {self.address} already",
+                f"{load.max_pending} RPCs of cluster {self.cluster} wait for a connection already",
                 retry_after=0.1,
+                cluster=self.cluster,
                 endpoint=self.address,
-                limit=self._max_pending,
+                limit=load.max_pending,
             )
+        load.pending += 1
         self._waiting.append(attempt)
         return None
 
     def started(self, attempt: Attempt) -> None:
         self.in_flight += 1
+        self.load += 1
+        self._load.in_flight += 1
+        if self.vitals.is_probing:
+            self.vitals.started(attempt)
 
     def finished(self, attempt: Attempt, outcome: Outcome) -> None:
         self.in_flight -= 1
+        self.load -= 1
+        self._load.in_flight -= 1
+        if outcome is OK_BY_AGENT:
+            # The deliberate fast path: an endpoint that serves well.
+            if self.vitals.is_judged:
+                self.vitals.served(attempt)
+        else:
+            self.vitals.failed(attempt, outcome)
         if self._waiting:
             # Not now: the engine still counts the stream that is just ending.
             self._runtime.clock.call_later(0, self._launch_waiting)
 
     def _launch_waiting(self) -> None:
-        while self._waiting:
+        while self._waiting and self.vitals.admits:
             connection = self.connection()
             if connection is None:
                 return
             attempt = self._waiting.popleft()
+            self._load.pending -= 1
             if not attempt.over:
                 attempt.launch(connection, self._runtime.clock.monotonic())
 
+    def _forget_ended(self) -> None:
+        waiting = deque(each for each in self._waiting if not each.over)
+        self._load.pending -= len(self._waiting) - len(waiting)
+        self._waiting = waiting
+
     def _refuse_waiting(self) -> None:
+        """Nothing can be sent here for now: who waits goes where others go, or is told that there is no such place."""
         waiting, self._waiting = self._waiting, deque()
+        self._load.pending -= len(waiting)
         for attempt in waiting:
             if not attempt.over:
-                attempt.over = True
-                attempt.call.reject(self.refusal(self._runtime.clock.monotonic()))
+                attempt.leave()
+                attempt.call.attempts -= 1
+                dispatch.repeat_after(attempt.call, 0)
+
+    def _fares_differently(self) -> None:
+        """Its breaker, its ejection or its health has changed."""
+        if self._current is None and not self.vitals.is_unknown:
+            self._current = next((each.connection for each in self._upstreams if each.ready), None)
+        self._changed()
+        if not self.vitals.is_healthy:
+            self._refuse_waiting()
+        elif self._waiting:
+            self._launch_waiting()
 
     def refusal(self, now: float) -> Rejection:
         """Why nothing can be sent here now."""
+        if self._current is not None:
+            refused = self.vitals.refusal(now)
+            if refused is not None:
+                return refused
         retry_after = None if self.retry_at is None else max(0.0, self.retry_at - now)
         return Reason.UPSTREAM_LOST.reject(
             f"cannot connect to {self.address}: {self.last_error or 'not connected yet'}",
@@ -214,7 +275,9 @@ class Endpoint:
         self.last_error = None
         self.retry_at = None
         self._backoff = 0.0
-        self._current = upstream.connection
+        self.vitals.follow(upstream.connection)
+        if not self.vitals.is_unknown:
+            self._current = upstream.connection
         self._changed()
         self._launch_waiting()
 
@@ -234,11 +297,11 @@ class Endpoint:
             self._failed("the connection was closed before it was ready")
 
     def _forget_current(self, upstream: Upstream) -> None:
+        other = next((each for each in reversed(self._upstreams) if each.ready and each is not upstream), None)
+        # A watch that went on would keep the connection from ending.
+        self.vitals.follow(None if other is None else other.connection)
         if self._current is upstream.connection:
-            self._current = None
-            for other in self._upstreams:
-                if other.ready and other is not upstream:
-                    self._current = other.connection
+            self._current = None if other is None else other.connection
             self._changed()
 
     def renew(self) -> None:
@@ -250,6 +313,7 @@ class Endpoint:
     async def _replace(self, old: list[Upstream]) -> None:
         def ready(upstream: Upstream) -> None:
             self._ready(upstream)
+            self._current = upstream.connection
             for each in old:
                 each.drain()
 
@@ -269,17 +333,19 @@ class Endpoint:
 
     def drain(self) -> None:
         """No longer part of the cluster: finish what runs, connect no more."""
-        self._closed = True
-        if self._timer is not None:
-            self._timer.cancel()
+        self._retire()
         self._refuse_waiting()
         for upstream in list(self._upstreams):
             upstream.drain()
 
     def close(self) -> None:
         """End at once."""
+        self._retire()
+        for upstream in list(self._upstreams):
+            upstream.close()
+
+    def _retire(self) -> None:
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
-        for upstream in list(self._upstreams):
-            upstream.close()
+        self.vitals.close()

@@ -7,8 +7,13 @@ from typing import Annotated
 
 from pydantic import Field
 
+from sidecar.clusters.balancing import Balancing, BalancingRule
+from sidecar.clusters.breaker import CircuitBreakerConfig
+from sidecar.clusters.concurrency import ConcurrencyConfig
+from sidecar.clusters.ejection import OutlierEjectionConfig
+from sidecar.clusters.health import HealthCheckConfig
 from sidecar.config.model import Model
-from sidecar.config.units import Address, Duration, FilePath, HostName, IdentityPattern, duration_between
+from sidecar.config.units import Address, Duration, FilePath, HostName, IdentityPattern, Percent, duration_between
 
 
 class ClusterTlsConfig(Model):
@@ -55,6 +60,26 @@ class ClusterConfig(Model):
     keepalive: KeepaliveConfig = Field(default_factory=KeepaliveConfig, description="PINGs on silent connections")
     connect_timeout: Annotated[Duration, duration_between("1ms", "5m")] = Field(
         default=5.0, description="a connection, with its handshake, must stand within"
+    )
+    balancing: BalancingRule = Field(
+        default=Balancing(), description="round_robin, least_request, or ring_hash: {key: identity or metadata.NAME}"
+    )
+    slow_start: Annotated[Duration, duration_between("0s", "1h")] = Field(
+        default=0.0, description="an endpoint that has just come gets its full share only after; 0s = at once"
+    )
+    panic_below: Percent = Field(
+        default=50.0,
+        description="when fewer of the connected endpoints (percent) are fit, health and ejection are ignored; 0 = never",
+    )
+    health_check: HealthCheckConfig | None = Field(default=None, description="ask endpoints whether they can serve")
+    outlier_ejection: OutlierEjectionConfig | None = Field(
+        default=None, description="leave out endpoints that do worse than they should"
+    )
+    circuit_breaker: CircuitBreakerConfig | None = Field(
+        default=None, description="send nothing to an endpoint that fails, until a probe succeeds"
+    )
+    concurrency: ConcurrencyConfig | None = Field(
+        default=None, description="how much may run and wait at a time; absent = no limit but 1024 that wait"
     )
 
     def contradictions(self) -> Iterator[tuple[str, str]]:

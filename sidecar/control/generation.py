@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sidecar.clusters.cluster import Cluster
+from sidecar.clusters.cluster import Cluster, ClusterRules
 from sidecar.clusters.upstream import UpstreamOptions
+from sidecar.clusters.vitals import EndpointRules
 from sidecar.config.root import effective_policies
 from sidecar.http2.connection import Limits
 from sidecar.http2.frames import DEFAULT_MAX_FRAME
@@ -91,6 +92,7 @@ class Builder:
             flusher=self._flusher,
             options=options,
             connections=config.connections,
+            rules=cluster_rules(config),
         )
 
     def _edge(self, root: Root, config: ListenerConfig, clusters: Mapping[str, Cluster]) -> Edge:
@@ -143,6 +145,25 @@ class Builder:
             max_message=config.limits.max_message,
             idempotent=idempotent,
         )
+
+
+def cluster_rules(config: ClusterConfig) -> ClusterRules:
+    """What a cluster demands of its endpoints, and how it chooses among them."""
+    ejection, concurrency = config.outlier_ejection, config.concurrency
+    return ClusterRules(
+        balancing=config.balancing,
+        slow_start=config.slow_start,
+        panic_below=config.panic_below,
+        max_ejected_percent=ejection.max_ejected_percent if ejection is not None else 0.0,
+        max_in_flight=concurrency.max_in_flight if concurrency is not None else None,
+        max_pending=concurrency.max_pending if concurrency is not None else 1024,
+        endpoint=EndpointRules(
+            breaker=config.circuit_breaker,
+            ejection=ejection,
+            health=config.health_check,
+            penalises=config.balancing.rule == "least_request",
+        ),
+    )
 
 
 def listener_options(config: ListenerConfig, revocations: RevocationLists) -> ListenerOptions:

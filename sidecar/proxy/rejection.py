@@ -43,6 +43,7 @@ class Reason(Enum):
     TRY_TIMEOUT = (StatusCode.DEADLINE_EXCEEDED, True)
     IDLE_TIMEOUT = (StatusCode.DEADLINE_EXCEEDED, True)
     OVERLOADED = (StatusCode.UNAVAILABLE, True)
+    CIRCUIT_OPEN = (StatusCode.UNAVAILABLE, True)
     NO_HEALTHY_ENDPOINT = (StatusCode.UNAVAILABLE, True)
     DRAINING = (StatusCode.UNAVAILABLE, True)
     AGENT_NOT_READY = (StatusCode.UNAVAILABLE, True)

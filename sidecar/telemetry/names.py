@@ -67,7 +67,10 @@ BUDGET_CHARGES_UNREADABLE = MetricName(
     ("listener", "limit"),
 )
 MESSAGES_MASKED = MetricName(
-    "sidecar_messages_masked_total", "counter", "Messages of agents in which something was masked.", ("listener", "route")
+    "sidecar_messages_masked_total",
+    "counter",
+    "Messages of agents in which something was masked.",
+    ("listener", "route"),
 )
 MESSAGES_INVALID = MetricName(
     "sidecar_messages_invalid_total",
@@ -95,6 +98,37 @@ ENDPOINT_READY = MetricName(
 )
 ENDPOINT_ACTIVE = MetricName(
     "sidecar_endpoint_attempts_active", "gauge", "Attempts that run at an endpoint now.", ("cluster", "endpoint")
+)
+ENDPOINT_HEALTHY = MetricName(
+    "sidecar_endpoint_healthy",
+    "gauge",
+    "1 = its health check passes; 0 = it fails, or was not answered yet.",
+    ("cluster", "endpoint"),
+)
+ENDPOINT_EJECTED = MetricName(
+    "sidecar_endpoint_ejected",
+    "gauge",
+    "1 = left out for a while, for doing worse than it should.",
+    ("cluster", "endpoint"),
+)
+BREAKER_STATE = MetricName(
+    "sidecar_circuit_breaker_state", "gauge", "0 closed, 1 half-open, 2 open.", ("cluster", "endpoint")
+)
+BREAKER_CHANGES = MetricName(
+    "sidecar_circuit_breaker_changes_total", "counter", "Circuit breakers that entered a state.", ("cluster", "state")
+)
+EJECTIONS = MetricName("sidecar_ejections_total", "counter", "Endpoints ejected.", ("cluster",))
+HEALTH_CHANGES = MetricName(
+    "sidecar_health_changes_total", "counter", "Endpoints that became healthy or unhealthy.", ("cluster", "state")
+)
+CLUSTER_ACTIVE = MetricName(
+    "sidecar_cluster_attempts_active", "gauge", "Attempts that run at all endpoints of a cluster.", ("cluster",)
+)
+CLUSTER_PENDING = MetricName(
+    "sidecar_cluster_rpcs_pending", "gauge", "RPCs that wait for a connection of a cluster.", ("cluster",)
+)
+CLUSTER_PANIC = MetricName(
+    "sidecar_cluster_panic", "gauge", "1 = so few endpoints are fit that health and ejection are ignored.", ("cluster",)
 )
 CONFIG_GENERATION = MetricName("sidecar_config_generation", "gauge", "Number of the configuration in force.")
 CONFIG_RELOADS = MetricName(

@@ -121,13 +121,26 @@ BAD: list[tuple[str, str, str]] = [
         "connections: 1\n",
         "rollout: {}\n",
         "54:5: clusters.data-agent.rollout: unknown field; allowed: endpoints, tls, connections, keepalive, "
-        "connect_timeout",
+        "connect_timeout, balancing, slow_start, panic_below, health_check, outlier_ejection, circuit_breaker, concurrency",
     ),
     (
         "connections: 1\n",
-        "circuit_breaker: {}\n",
-        "54:5: clusters.data-agent.circuit_breaker: unknown field; allowed: endpoints, tls, connections, "
-        "keepalive, connect_timeout",
+        "circuit_braker: {}\n",
+        "54:5: clusters.data-agent.circuit_braker: unknown field; did you mean `circuit_breaker`? allowed: endpoints, "
+        "tls, connections, keepalive, connect_timeout, balancing, slow_start, panic_below, health_check, "
+        "outlier_ejection, circuit_breaker, concurrency",
+    ),
+    (
+        "connections: 1\n",
+        "balancing: fastest\n",
+        "54:16: clusters.data-agent.balancing: `fastest` is no way to balance; allowed: round_robin, least_request, "
+        "ring_hash: {key: identity} or {key: metadata.NAME}",
+    ),
+    (
+        "connections: 1\n",
+        "outlier_ejection: {base_ejection: 10m}\n",
+        "54:39: clusters.data-agent.outlier_ejection.base_ejection: `10m` is longer than max_ejection; lower it, or raise "
+        "max_ejection",
     ),
     (
         "peer_identities",
@@ -647,7 +660,13 @@ clusters:
   data-agent:
     tls: {certificate: certs/orders.crt, private_key: certs/orders.key, trusted_ca: certs/ca.crt,
           peer_identities: ["spiffe://mesh.local/agent/data"], server_name: data-agent}
+    balancing: least_request                # round_robin | least_request (power of two choices) | ring_hash {key: metadata.x-session}
     connections: 1
+    health_check: {service: "agent.v1.AgentService", mode: watch, interval: 5s, timeout: 1s,
+                   unhealthy_after: 3, healthy_after: 1}          # mode: watch | check | off
+    outlier_ejection: {consecutive_failures: 5, base_ejection: 30s, max_ejection: 5m, max_ejected_percent: 50}
+    circuit_breaker: {failure_threshold: 5, success_threshold: 2, open_for: 60s, half_open_max: 1}
+    concurrency: {max_in_flight: 1024, max_pending: 1024}
     endpoints: ["10.0.0.5:8443"]
 """
     assert list(parse(text).root.policies.named()) == ["deadline", "headers"]
