@@ -87,15 +87,22 @@ class Deadlines:
         self._timer = None
         now = self._clock.monotonic()
         due = self._due
+        failed: list[Exception] = []
         while due and due[0] / self.TICKS <= now:
             bucket = self._buckets.pop(heapq.heappop(due))
             for entry in list(bucket):
                 # An entry that fired before it in this bucket may have ended it.
                 if entry in bucket:
                     bucket.discard(entry)
-                    entry.on_deadline(now)
+                    try:
+                        entry.on_deadline(now)
+                    except Exception as error:
+                        failed.append(error)
         if due:
             self._arm(due[0])
+        if failed:
+            # A defect of one entry; all others have had their turn, and the timer goes on.
+            raise failed[0]
 
 
 async def sleep(clock: Clock, seconds: float) -> None:

@@ -17,6 +17,8 @@ TESTED_ELSEWHERE = {
     "sidecar/__init__.py": "a docstring and a version",
     "sidecar/__main__.py": "run by every journey",
     "sidecar/runtime.py": "used by every scene",
+    "sidecar/policies/retry.py": "tests/scenes/test_retry.py: what it decides shows in a conversation only",
+    "sidecar/policies/hedge.py": "tests/scenes/test_hedge.py: the same",
 }
 COVERED_BY = {
     # folder → where its behaviour is shown

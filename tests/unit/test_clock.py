@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -84,6 +85,24 @@ def test_a_nearer_entry_moves_the_timer() -> None:
     clock.advance(1)
     assert near.fired is not None
     assert far.fired is None
+
+
+def test_a_defect_of_one_entry_stops_no_other() -> None:
+    clock = FakeClock()
+    deadlines = Deadlines(clock)
+    now = clock.monotonic()
+
+    class Broken:
+        def on_deadline(self, now: float) -> None:
+            raise ZeroDivisionError
+
+    late = Entry(now + 2, deadlines)
+    deadlines.add(now + 1, now, Broken())
+    deadlines.add(late.when, now, late)
+    with pytest.raises(ZeroDivisionError):
+        clock.advance(1.5)
+    clock.advance(1)
+    assert late.fired is not None
 
 
 async def test_sleep_waits_for_its_clock() -> None:
