@@ -6,12 +6,8 @@ Only policies that read messages ask; what merely passes stays as it came.
 from __future__ import annotations
 
 import zlib
-from typing import TYPE_CHECKING
 
 from sidecar.grpc_wire.messages import MessageTooLarge
-
-if TYPE_CHECKING:
-    from sidecar.http2.hpack import Field
 
 _WINDOW_BITS = {b"gzip": 31, b"deflate": 15}
 """RFC 1952 with its header, RFC 1950 with its own: gRPC's deflate is zlib's format."""
@@ -25,7 +21,7 @@ class CorruptMessage(ValueError):
     """A message that is not what its encoding says."""
 
 
-def encoding_of(fields: list[Field]) -> bytes:
+def encoding_of(fields: list[tuple[bytes, bytes, bytes]]) -> bytes:
     """The `grpc-encoding` of a header block; `identity` when there is none."""
     for field in fields:
         if field[0] == b"grpc-encoding":

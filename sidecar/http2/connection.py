@@ -50,10 +50,10 @@ class Connection:
 
     __slots__ = (
         "_acks_to_table",
-        "_blocks",
         "_block_parts",
         "_block_since",
         "_block_size",
+        "_blocks",
         "_decoder",
         "_goaway_limit",
         "_growth",
@@ -124,7 +124,9 @@ class Connection:
         self._limits = limits
         self._decoder = decoder or Decoder(max_list_size=limits.max_header_list)
         self.known_blocks: dict[bytes, HeaderBlock] = {}
-        self._blocks = BlockReader(self._decoder, max_list=limits.max_header_list, whole=None if self.is_server else self.known_blocks)
+        self._blocks = BlockReader(
+            self._decoder, max_list=limits.max_header_list, whole=None if self.is_server else self.known_blocks
+        )
         # Output: everything that waits for the socket; `dirty` = `wake` has been called for it.
         self.out: list[bytes | memoryview] = []
         self.dirty = False
@@ -281,7 +283,7 @@ class Connection:
         stream.attach(self, stream_id)
         self.streams[stream_id] = stream
 
-    def write_headers(self, stream_id: int, block: bytes, end_stream: bool) -> None:  # noqa: FBT001
+    def write_headers(self, stream_id: int, block: bytes, end_stream: bool) -> None:
         if self.owes_table_update:
             # RFC 7541 §4.2: the peer changed its limit and must hear our size first. We use no table at all.
             self.owes_table_update = False
@@ -660,8 +662,10 @@ class Connection:
             stream.remote_closed = True
         if too_large:
             stream.on_headers_too_large(too_large)
-        elif not plain and (length := headers.get(b"content-length")) is not None and not self._note_length(
-            stream, length, end_stream
+        elif (
+            not plain
+            and (length := headers.get(b"content-length")) is not None
+            and not self._note_length(stream, length, end_stream)
         ):
             self.streams.pop(stream_id, None)
             self._lose_patience(1, "malformed requests")
@@ -960,9 +964,7 @@ def request_problem(headers: HeaderBlock) -> str | None:
     beginning = headers.beginning
     if beginning is not None and beginning.is_request is None:
         index = beginning.index
-        beginning.is_request = (
-            _request_problem(index, beginning.fields) is None and b"content-length" not in index
-        )
+        beginning.is_request = _request_problem(index, beginning.fields) is None and b"content-length" not in index
     return _request_problem(headers.index, headers.fields)
 
 

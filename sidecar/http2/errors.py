@@ -37,7 +37,7 @@ MALFORMED = -3
 """The peer's message broke RFC 9113 §8.1.1 and we reset the stream."""
 
 
-class ConnectionFault(Exception):  # noqa: N818 - the RFC's word for what ends a connection
+class ConnectionFault(Exception):
     """The peer broke the protocol in a way that ends the connection (RFC 9113 §5.4.1)."""
 
     def __init__(self, code: ErrorCode, reason: str) -> None:

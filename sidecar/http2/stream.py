@@ -51,7 +51,7 @@ class Stream:
 
     # ── sending ──
 
-    def send_headers(self, block: bytes, end_stream: bool = False) -> None:  # noqa: FBT001, FBT002 - called per RPC, keywords cost
+    def send_headers(self, block: bytes, end_stream: bool = False) -> None:
         """Send an encoded header block; never waits for windows (RFC 9113 §6.9: only DATA is flow-controlled)."""
         connection = self.connection
         size = len(block)
@@ -70,7 +70,7 @@ class Stream:
             if self.remote_closed:
                 connection.forget(self)
 
-    def send_data(self, payload: bytes, end_stream: bool) -> bool:  # noqa: FBT001 - called per frame
+    def send_data(self, payload: bytes, end_stream: bool) -> bool:
         """Send `payload` now if windows allow: True. Else keep it: False, and `on_drained` tells when it left."""
         connection = self.connection
         size = len(payload)
@@ -124,11 +124,11 @@ class Stream:
 
     # ── called by the engine ──
 
-    def on_headers(self, headers: HeaderBlock, end_stream: bool) -> None:  # noqa: FBT001
+    def on_headers(self, headers: HeaderBlock, end_stream: bool) -> None:
         """The peer's first (non-1xx) header block."""
         raise NotImplementedError
 
-    def on_data(self, payload: bytes, end_stream: bool) -> None:  # noqa: FBT001
+    def on_data(self, payload: bytes, end_stream: bool) -> None:
         """A DATA frame without its padding. The owner calls `consume` once the bytes have moved on."""
         raise NotImplementedError
 

@@ -21,7 +21,15 @@ from sidecar.proxy.routing import Match, RouteTable
 from sidecar.runtime import Runtime
 from sidecar.telemetry.metrics import Metrics
 from tests.support.clock import FakeClock
-from tests.support.wire import ScriptedStream, Wire, client_connection, message, nothing, request_block, server_connection
+from tests.support.wire import (
+    ScriptedStream,
+    Wire,
+    client_connection,
+    message,
+    nothing,
+    request_block,
+    server_connection,
+)
 
 
 class Ends(Policy[None]):

@@ -3,7 +3,14 @@ from __future__ import annotations
 import grpc
 import pytest
 
-from sidecar.grpc_wire.status import SERVER_FAULTS, StatusCode, code_label, from_http_status, from_rst_code, parse_status
+from sidecar.grpc_wire.status import (
+    SERVER_FAULTS,
+    StatusCode,
+    code_label,
+    from_http_status,
+    from_rst_code,
+    parse_status,
+)
 
 
 def test_codes_are_those_of_grpc() -> None:

@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 from sidecar.http2 import frames
 from sidecar.http2.connection import Connection, Limits
 from sidecar.http2.errors import CONNECTION_LOST, NOT_PROCESSED, ErrorCode, LocalError
-from tests.support.wire import RESPONSE, ScriptedStream, Wire, block, client_connection, message, request_block, server_connection
+from tests.support.wire import (
+    RESPONSE,
+    ScriptedStream,
+    Wire,
+    block,
+    client_connection,
+    message,
+    request_block,
+    server_connection,
+)
 
 
 class Pair:

@@ -4,7 +4,15 @@ import pytest
 
 from sidecar.http2.errors import ErrorCode
 from sidecar.http2.stream import Stream
-from tests.support.wire import RESPONSE, ScriptedStream, Wire, block, client_connection, request_block, server_connection
+from tests.support.wire import (
+    RESPONSE,
+    ScriptedStream,
+    Wire,
+    block,
+    client_connection,
+    request_block,
+    server_connection,
+)
 
 
 def joined() -> tuple[ScriptedStream, ScriptedStream, Wire]:

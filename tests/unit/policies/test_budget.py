@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from sidecar.descriptors.descriptor_set import parse_set
 from sidecar.grpc_wire.details import QuotaFailure
 from sidecar.grpc_wire.status import StatusCode
 from sidecar.http2.hpack import encode_field
@@ -28,6 +30,8 @@ from sidecar.store.memory import MemoryStore
 from sidecar.telemetry import names
 from tests.support.bench import config_of, of, refused
 from tests.support.clock import FakeClock
+from tests.support.descriptors import compiled, new
+from tests.support.wire import message
 
 TOKENS = "[{name: tokens, limit: 1000/1h, per: [metadata.x-tenant], reserve: 100, charge: {trailer: x-usage-tokens}}]"
 SHARED = TOKENS.replace("reserve", "scope: shared, reserve")
@@ -467,8 +471,102 @@ def test_what_cannot_be_meant_is_refused(text: str, what: str) -> None:
         of(Budget, text)
 
 
-def test_a_charge_by_field_is_refused_as_long_as_there_are_no_descriptors() -> None:
-    with pytest.raises(ValueError, match="tokens: charge.field needs descriptors"):
+# ── charge by field ──
+
+BY_FIELD = TOKENS.replace("{trailer: x-usage-tokens}", "{field: usage.total_tokens, descriptors: llm.binpb}")
+LLM = """
+syntax = "proto3";
+package llm.v1;
+message Usage { int64 total_tokens = 1; int32 delta = 2; }
+message Answer { string text = 1; Usage usage = 2; }
+service Llm { rpc Ask(Answer) returns (Answer); rpc Talk(Answer) returns (stream Answer); }
+"""
+
+
+class Llm:
+    """A bench with a budget of 1000 that reserves 100, charged by a field of the answer."""
+
+    def __init__(self, folder: Path, text: str = BY_FIELD) -> None:
+        (folder / "llm.binpb").write_bytes(compiled(LLM))
+        self.descriptors = parse_set(compiled(LLM))
+        self.bench = of(Budget, text, directory=folder)
+
+    def ask(self) -> Any:
+        return self.bench.request(method="/llm.v1.Llm/Talk", metadata={"x-tenant": "a"})
+
+    def says(self, tokens: int | None, text: str = "") -> Any:
+        usage = {} if tokens is None else {"usage": {"total_tokens": tokens}}
+        body = new(self.descriptors, "llm.v1.Answer", text=text, **usage).SerializeToString()
+        return self.bench.policy.on_response_message(self.bench.last, message(body))
+
+    @property
+    def charged(self) -> int:
+        return int(self.bench.policy._local[0].charged.value)
+
+
+def test_the_field_of_every_message_is_charged(tmp_path: Path) -> None:
+    llm = Llm(tmp_path)
+    assert llm.ask() is None
+    assert llm.says(None, "thinking") is None
+    assert llm.says(30) is None
+    assert llm.says(12) is None
+    llm.bench.end(StatusCode.OK)
+    assert llm.charged == 42
+
+
+def test_an_answer_that_costs_more_than_was_held_passes_and_is_charged_whole(tmp_path: Path) -> None:
+    llm = Llm(tmp_path)
+    llm.ask()
+    assert llm.says(5000) is None
+    llm.bench.end(StatusCode.OK)
+    assert llm.charged == 5000
+    assert refused(llm.ask()).reason is Reason.BUDGET_EXHAUSTED
+
+
+def test_a_stream_ends_with_the_message_after_the_budget(tmp_path: Path) -> None:
+    llm = Llm(tmp_path)
+    llm.ask()
+    assert llm.says(1000) is None
+    assert refused(llm.says(7)).reason is Reason.BUDGET_EXHAUSTED
+    llm.bench.end(StatusCode.RESOURCE_EXHAUSTED)
+    # What was withheld has been used all the same.
+    assert llm.charged == 1007
+
+
+def test_zero_is_an_answer_and_silence_is_none(tmp_path: Path) -> None:
+    llm = Llm(tmp_path)
+    llm.ask()
+    llm.says(0)
+    assert [each.spent for each in llm.bench.last.notes["budget"]] == [0]
+    llm.ask()
+    llm.says(None)
+    assert [each.spent for each in llm.bench.last.notes["budget"]] == [None]
+
+
+@pytest.mark.parametrize("tokens", [-1, 10**15])
+def test_what_is_no_charge_is_counted_and_says_nothing(tmp_path: Path, tokens: int) -> None:
+    llm = Llm(tmp_path)
+    llm.ask()
+    assert llm.says(tokens) is None
+    assert [each.spent for each in llm.bench.last.notes["budget"]] == [None]
+    assert llm.bench.policy._local[0]._unreadable.value == 1
+
+
+@pytest.mark.parametrize(
+    ("field", "what"),
+    [
+        ("usage.total_token", "no field of any message; did you mean `usage`|no field"),
+        ("text", "no whole number"),
+        ("llm.v1.Usage.totl", "no field totl"),
+    ],
+)
+def test_a_field_that_cannot_be_charged_is_refused(tmp_path: Path, field: str, what: str) -> None:
+    with pytest.raises(ValueError, match=what):
+        Llm(tmp_path, BY_FIELD.replace("usage.total_tokens", field))
+
+
+def test_a_charge_by_field_needs_descriptors() -> None:
+    with pytest.raises(ValidationError, match="found by descriptors"):
         of(Budget, TOKENS.replace("{trailer: x-usage-tokens}", "{field: usage.total_tokens}"))
 
 
