@@ -5,7 +5,8 @@ the others, so that a budget for ten lets ten pass.
 
 What is charged
 - what the agent says in a trailer, if the call ends with one;
-- what each message of the answer costs, as it passes (`charge: {message: 1}`); a stream whose budget ends is ended;
+- what each message of the answer costs, as it passes: all the same (`charge: {message: 1}`), or what a field of it says
+  (`charge: {field: usage.total_tokens}`); a stream whose budget ends is ended;
 - what was reserved, if the agent had the call and said nothing: it may have worked, and a caller that goes away just before
   the trailers must not get it for nothing;
 - nothing, if the call was refused or answered before it came to the agent.
@@ -23,6 +24,10 @@ from pydantic import AfterValidator, Field, PositiveInt, RootModel, model_valida
 from sidecar.clock import sleep
 from sidecar.config.model import Model
 from sidecar.config.units import Duration, Name, Rate, duration_between, parse_metadata_name
+from sidecar.descriptors.numbers import NumberField
+from sidecar.descriptors.selection import parse_selector
+from sidecar.descriptors.source import DescriptorsFrom
+from sidecar.grpc_wire.compression import encoding_of
 from sidecar.grpc_wire.details import QuotaFailure, QuotaViolation
 from sidecar.proxy.policy import Policy
 from sidecar.proxy.rejection import Reason, Rejection
@@ -34,11 +39,13 @@ from sidecar.telemetry import names
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator
+    from pathlib import Path
     from typing import Self
 
     from sidecar.clock import Timer
     from sidecar.http2.hpack import Field as HeaderField
     from sidecar.proxy.call import Call
+    from sidecar.proxy.plan import Cluster
     from sidecar.proxy.policy import Outcome, Verdict
     from sidecar.runtime import Runtime
     from sidecar.store.interface import Store
@@ -50,6 +57,8 @@ _RETRY_RESERVED = 1.0
 _SETTLE_RETRIES = 7
 _SETTLE_BACKOFF = 0.25
 _CHARGE_DIGITS = 15
+_ENCODING = "budget encoding"
+"""A note on a call: how the messages of its answer are compressed."""
 
 
 def _selector(text: str) -> str:
@@ -68,9 +77,18 @@ class ChargeConfig(Model):
         None, description="a trailer of the agent that holds a whole number"
     )
     message: PositiveInt | None = Field(None, description="so much for each message of the answer")
-    field: str | None = Field(None, description="a field of the answer by its path; needs descriptors")
+    field: Annotated[str, AfterValidator(parse_selector)] | None = Field(
+        None, description="a whole number in each message of the answer, by its path; needs descriptors"
+    )
+    descriptors: DescriptorsFrom | None = Field(
+        None, description="a descriptor set (protoc --include_imports --descriptor_set_out), or: reflection"
+    )
 
     def contradictions(self) -> Iterator[tuple[str, str]]:
+        if self.field is not None and self.descriptors is None:
+            yield "field", "is found by descriptors; name a descriptor set in descriptors, or say reflection"
+        if self.field is None and self.descriptors is not None:
+            yield "descriptors", "are for field alone; leave them out"
         if len(self.model_fields_set & {"trailer", "message", "field"}) != 1:
             yield "trailer", "is one of three ways to charge; name exactly one of trailer, message, field"
 
@@ -126,7 +144,7 @@ class Budget(Policy[BudgetConfig]):
 
     def __new__(cls, config: BudgetConfig, runtime: Runtime) -> Self:
         # A plan takes messages apart for a policy that has the hook; only a charge per message wants that.
-        if any(each.charge.message is not None for each in config.root):
+        if any(each.charge.trailer is None for each in config.root):
             cls = _MessageBudget  # type: ignore[assignment]  # noqa: PLW0642
         return super().__new__(cls)
 
@@ -139,6 +157,20 @@ class Budget(Policy[BudgetConfig]):
         # Shared reservations of calls that run, whose leases we renew.
         self._leased: dict[str, _Hold] = {}
         self._renewal: Timer | None = None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return tuple(path for each in (*self._local, *self._shared) if each.field for path in each.field.files)
+
+    def reload(self) -> bool:
+        """Descriptors have changed."""
+        # Every one of them, not only as far as the first that has changed.
+        return sum(each.field.reload() for each in (*self._local, *self._shared) if each.field) > 0
+
+    def begin(self, cluster: Cluster | None) -> None:
+        for each in (*self._local, *self._shared):
+            if each.field:
+                each.field.begin(cluster)
 
     # ── reserve ──
 
@@ -280,20 +312,31 @@ class Budget(Policy[BudgetConfig]):
 class _MessageBudget(Budget):
     """The same, where messages of the answer cost something."""
 
+    def on_response_headers(self, call: Call, fields: list[HeaderField]) -> None:
+        encoding = encoding_of(fields)
+        if encoding != b"identity":
+            call.note(_ENCODING, encoding)
+
     def on_response_message(self, call: Call, message: bytes) -> Verdict:
         for hold in self._holds(call):
-            cost = hold.budget.cost
-            if not cost:
+            cost = hold.budget.cost_of(call, message)
+            if cost is None:
                 continue
-            hold.spent = (hold.spent or 0) + cost
-            if hold.spent > hold.amount:
-                hold.spent -= cost
-                if hold.reservation is not None:
-                    return self._later(call, hold)
-                verdict = self._more_local(hold, cost)
-                if verdict is not None:
-                    return verdict
+            if not hold.is_used_up(cost):
+                hold.spent = (hold.spent or 0) + cost
+                continue
+            if hold.reservation is not None:
+                return self._later(call, hold, message)
+            verdict = self._more_local(hold, cost)
+            if verdict is not None:
+                return self._withheld(hold, cost, verdict)
         return None
+
+    def _withheld(self, hold: _Hold, cost: int, verdict: Rejection) -> Rejection:
+        if hold.budget.field is not None:
+            # The caller does not get the message; what it tells of has been used all the same.
+            hold.spent = (hold.spent or 0) + cost
+        return verdict
 
     def _more_local(self, hold: _Hold, cost: int) -> Rejection | None:
         """The reservation is used up: charge it, and hold as much again, or at least enough for this message."""
@@ -312,21 +355,21 @@ class _MessageBudget(Budget):
         assert shortage is not None
         return budget.exhausted(shortage)
 
-    async def _later(self, call: Call, first: _Hold) -> Rejection | None:
+    async def _later(self, call: Call, first: _Hold, message: bytes) -> Rejection | None:
         """The same from the hold `first` on, whose budget is shared; those before it have been asked."""
         holds = self._holds(call)
         for hold in holds[holds.index(first) :]:
-            cost = hold.budget.cost
-            if not cost:
+            cost = hold.budget.cost_of(call, message)
+            if cost is None:
                 continue
-            if (hold.spent or 0) + cost <= hold.amount:
+            if not hold.is_used_up(cost):
                 hold.spent = (hold.spent or 0) + cost
                 continue
             more = (
                 self._more_local(hold, cost) if hold.reservation is None else await hold.budget.more_shared(hold, cost)
             )
             if more is not None:
-                return more
+                return self._withheld(hold, cost, more)
         return None
 
 
@@ -347,6 +390,15 @@ class _Hold:
         self.amount = budget.reserve
         self.spent: int | None = 0 if budget.cost else None
 
+    def is_used_up(self, cost: int) -> bool:
+        """Must more be held before a message of this cost may pass?
+
+        What a field tells has been used when the message comes: it passes, as an answer with a trailer does, and the next
+        one does not.
+        """
+        spent = self.spent or 0
+        return spent >= self.amount if self.budget.field is not None else spent + cost > self.amount
+
 
 _NO_HOLDS: list[_Hold] = []
 
@@ -356,15 +408,17 @@ class _Allowance:
 
     def __init__(self, config: AllowanceConfig, runtime: Runtime) -> None:
         charge = config.charge
-        if charge.field is not None:
-            raise ValueError(
-                f"{config.name}: charge.field needs descriptors, which are not supported; use charge.trailer"
-            )
         self.config = config
         self.reserve = config.reserve
         self.allowance = Allowance(config.limit.count, round(config.limit.per_seconds * NANOSECONDS))
         self.trailer = None if charge.trailer is None else charge.trailer.encode()
         self.cost = charge.message or 0
+        self.field = None
+        if charge.field is not None and charge.descriptors is not None:
+            try:
+                self.field = NumberField(charge.descriptors, charge.field, runtime)
+            except ValueError as error:
+                raise ValueError(f"{config.name}: charge.field: {error}") from None
         self.key_of = compile_key(config.per, skips_absent=config.optional)
         self.what = ", ".join(config.per) or "all callers"
         self.store: Store | None = None
@@ -393,6 +447,21 @@ class _Allowance:
             return int(value)
         self._unreadable.inc()
         return None
+
+    def cost_of(self, call: Call, message: bytes) -> int | None:
+        """What a message of the answer costs; None = it says nothing. What cannot be read says nothing, and is counted."""
+        field = self.field
+        if field is None:
+            return self.cost or None
+        encoding = None if call.notes is None else call.notes.get(_ENCODING)
+        try:
+            found = field.read(call.path, message, encoding, call.plan.max_message)
+            if found is not None and found >= 10**_CHARGE_DIGITS:
+                raise ValueError("a charge is beyond all measure")
+        except (ValueError, RecursionError):
+            self._unreadable.inc()
+            return None
+        return found
 
     # ── shared ──
 
