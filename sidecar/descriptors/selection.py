@@ -151,6 +151,8 @@ class Selection(Generic[P]):
                 anywhere.add((parts, i))
                 roots = list(descriptors.types.values() if rooted is None else rooted())
             self.targets[text] = [each for root in roots for each in self._ends(root, parts)]
+            if anchor is None and rooted is None and any(map(self._has_keys, roots)):
+                self.targets[text].append(None)
             if not self.targets[text]:
                 raise ValueError(self._unknown(text, anchor, roots))
         self._anywhere: Pending = frozenset(anywhere) if rooted is None else _NOTHING
@@ -182,9 +184,6 @@ class Selection(Generic[P]):
             yield None
             return
         for field in self._fields(descriptor):
-            if shape_of(field) is Shape.MAP and self._rooted_keys(field):
-                # Anywhere, a single name may be a key.
-                yield None
             if not self._is(field, parts[0]):
                 continue
             rest = parts[1:]
@@ -202,8 +201,8 @@ class Selection(Generic[P]):
         if field.message_type is not None:
             yield from self._ends(field.message_type, rest)
 
-    def _rooted_keys(self, field: FieldDescriptor) -> bool:
-        return self._fold is fold and _has_text_keys(field)
+    def _has_keys(self, descriptor: Descriptor) -> bool:
+        return any(shape_of(each) is Shape.MAP and _has_text_keys(each) for each in self._fields(descriptor))
 
     def _unknown(self, text: str, anchor: str | None, roots: list[Descriptor]) -> str:
         names = {field.name for root in roots for field in self._fields(root)}
@@ -276,6 +275,10 @@ class Selection(Generic[P]):
             value = map_part(field, "value")
             if _has_text_keys(field):
                 keys = rest | self._anywhere
+                if self._fold is str and value.message_type is not None:
+                    # From the root, a part that may be a field of the value is no key.
+                    fields = self._fields(value.message_type)
+                    keys = frozenset(each for each in rest if not any(self._is(field, each[0][0]) for field in fields))
         child = None if value.message_type is None else self._make(value.message_type, rest, fresh)
         return None if child is None and not keys else Edge(field, child, keys)
 
