@@ -46,7 +46,8 @@ class NumberField:
             numbers = list(_Reading(view.selection).numbers(found.read(unpack(message, encoding, limit)), found.node))
         except DecodeError as error:
             raise ValueError(f"the message does not parse as {found.name}") from error
-        if any(each < 0 or each != int(each) for each in numbers):
+        # NaN and infinity leave no remainder that is 0.
+        if any(each < 0 or each % 1 != 0 for each in numbers):
             raise ValueError("a charge is no whole number")
         return int(sum(numbers)) if numbers else None
 

@@ -51,7 +51,7 @@ class Reflection:
         self._random = random
         self._log = log
         self._connect: Callable[[], Connection | None] = _no_connection
-        self._asked: weakref.ref[Connection] | None = None
+        self._asked: Connection | None = None
         self._conversation: _Conversation | None = None
         self._timer: Timer | None = None
         self._backoff = 0.0
@@ -77,11 +77,12 @@ class Reflection:
         self._timer = None
         connection = self._connect()
         if connection is None or not connection.is_open:
+            self._asked = None
             self._later(_LOOK_AGAIN if self.current is None else _LOOK_LATER)
-        elif self.current is not None and self._asked is not None and self._asked() is connection:
+        elif self.current is not None and self._asked is connection:
             self._later(_LOOK_LATER)
         else:
-            self._asked = weakref.ref(connection)
+            self._asked = connection
             self._ask(connection, 0)
 
     def _ask(self, connection: Connection, version: int) -> None:
@@ -252,7 +253,10 @@ class _Conversation(Stream):
         status = headers.index.get(b"grpc-status", b"none")
         self.is_unimplemented = status == _UNIMPLEMENTED
         reason = "it has no reflection service" if self.is_unimplemented else "the stream ended with grpc-status "
-        self._end(reason if self.is_unimplemented else reason + status.decode("latin-1"))
+        if not self.is_unimplemented:
+            reason += status.decode("latin-1")
+        # It has ended its side; ours would stay open.
+        self._end(reason, cancels=not self.local_closed)
 
     def on_reset(self, code: int) -> None:
         self._end("the stream was reset, or its connection lost")
