@@ -174,7 +174,7 @@ def test_an_agent_that_says_nothing_is_given_up_and_asked_again() -> None:
     agent.on_event = lambda stream, event: None
     agent.connect()
     agent.begin()
-    agent.advance(11)
+    agent.advance(10)
     assert agent.reflection.problem == "it did not answer in time"
     assert agent.reflection.current is None
     agent.connect()
