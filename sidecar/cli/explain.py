@@ -176,7 +176,9 @@ def _replay(loaded: Loaded, log: Path, output: str) -> None:
             )
         click.echo(f"{judged} recorded calls judged, {sum(each['count'] for each in changes)} would change", err=True)
         if skipped:
-            click.echo(f"{skipped} lines could not be judged: no calls of these listeners, or metadata decides", err=True)
+            click.echo(
+                f"{skipped} lines could not be judged: no calls of these listeners, or metadata decides", err=True
+            )
     sys.exit(REFUSED if changes else 0)
 
 

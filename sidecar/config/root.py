@@ -97,7 +97,8 @@ def effective_policies(root: Root, listener: ListenerConfig, route: RouteConfig)
     In the order of enforcement.
     """
     named = root.policies.named() | listener.policies.named() | route.policies.named()
-    return {name: named[name] for name in type(root.policies).model_fields if name in named}
+    order = (field.alias or name for name, field in type(root.policies).model_fields.items())
+    return {name: named[name] for name in order if name in named}
 
 
 def _with(base: type[M], **types: Any) -> type[M]:
