@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from sidecar.config.load import Loaded
+from sidecar.config.load import Loaded, parse
 from sidecar.config.model import Model
 from sidecar.config.root import build_root, default_root, effective_policies
 
@@ -42,6 +42,12 @@ def test_without_policies_there_are_none(read: Callable[..., Loaded]) -> None:
     root = read(FILE[: FILE.index("policies:\n  headers")] + FILE[FILE.index("clusters:") :]).root
     (listener,) = root.listeners
     assert list(effective_policies(root, listener, listener.routes[1])) == ["deadline"]
+
+
+def test_a_policy_may_be_called_as_a_method_of_models_is() -> None:
+    root = parse(FILE.replace("  headers: {set", "  validate: {descriptors: reflection}\n  headers: {set")).root
+    (listener,) = root.listeners
+    assert list(effective_policies(root, listener, listener.routes[1])) == ["deadline", "validate", "headers"]
 
 
 def test_defaults(read: Callable[..., Loaded]) -> None:
