@@ -108,14 +108,20 @@ class Descriptors:
         return found
 
 
+def decode_error() -> type[Exception]:
+    """What `FromString` raises. To be called in an `except` clause, which costs nothing until something is raised."""
+    from google.protobuf.message import DecodeError
+
+    return DecodeError
+
+
 def parse_set(data: bytes) -> Descriptors:
     """Read a serialized FileDescriptorSet. Raises ValueError saying what is wrong and how to make one that is right."""
     from google.protobuf.descriptor_pb2 import FileDescriptorSet
-    from google.protobuf.message import DecodeError
 
     try:
         found = FileDescriptorSet.FromString(data)
-    except DecodeError:
+    except decode_error():
         raise ValueError(f"is no descriptor set; {_HOW_TO_MAKE}") from None
     if not found.file:
         raise ValueError(f"is a descriptor set without files; {_HOW_TO_MAKE}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
+from sidecar.descriptors.descriptor_set import decode_error
 from sidecar.descriptors.selection import Kind, Selection, Shape, is_set, read
 from sidecar.descriptors.source import Fields
 from sidecar.grpc_wire.compression import unpack
@@ -40,11 +41,9 @@ class NumberField:
         found = view.type(method)
         if found is None or not found.node.is_live:
             return None
-        from google.protobuf.message import DecodeError
-
         try:
             numbers = list(_Reading(view.selection).numbers(found.read(unpack(message, encoding, limit)), found.node))
-        except DecodeError as error:
+        except decode_error() as error:
             raise ValueError(f"the message does not parse as {found.name}") from error
         # NaN and infinity leave no remainder that is 0.
         if any(each < 0 or each % 1 != 0 for each in numbers):

@@ -10,7 +10,7 @@ import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from sidecar.descriptors.descriptor_set import Descriptors, well_known
+from sidecar.descriptors.descriptor_set import Descriptors, decode_error, well_known
 from sidecar.grpc_wire.messages import MalformedMessage, MessageReader, MessageTooLarge, frame
 from sidecar.http2.errors import ErrorCode
 from sidecar.http2.hpack import encode_field
@@ -220,13 +220,12 @@ class _Conversation(Stream):
 
     def _take(self, body: bytes) -> None:
         from google.protobuf.descriptor_pb2 import FileDescriptorProto
-        from google.protobuf.message import DecodeError
         from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionResponse
 
         try:
             response = ServerReflectionResponse.FromString(body)
             files = [FileDescriptorProto.FromString(e) for e in response.file_descriptor_response.file_descriptor_proto]
-        except DecodeError:
+        except decode_error():
             self._end("its answer is no message of reflection", cancels=True)
             return
         self._bytes += len(body)

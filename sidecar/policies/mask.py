@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 from pydantic import AfterValidator, Field
 
 from sidecar.config.model import Model
+from sidecar.descriptors.descriptor_set import decode_error
 from sidecar.descriptors.selection import Kind, Selection, Shape, is_set, map_part, parse_selector, read
 from sidecar.descriptors.source import UNDESCRIBED, DescriptorsFrom, Fields
 from sidecar.grpc_wire.compression import CorruptMessage, UnknownEncoding, encoding_of, unpack
@@ -140,7 +141,6 @@ class _ResponseMask(Mask):
             if call.path in UNDESCRIBED or (view is not None and not self._refuses):
                 return None
             return _cannot(call, "there are no descriptors for it")
-        from google.protobuf.message import DecodeError
 
         encoding = None if call.notes is None else call.notes.get(self.name)
         try:
@@ -150,7 +150,7 @@ class _ResponseMask(Mask):
             return _cannot(call, str(error))
         except MessageTooLarge as error:
             return _cannot(call, f"it holds more than {error.limit} bytes when it is decompressed")
-        except (DecodeError, RecursionError):
+        except (decode_error(), RecursionError):
             return _cannot(call, f"it does not parse as {found.name}")
         if masked is None:
             return None

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import AfterValidator, Field, NonNegativeInt
 
 from sidecar.config.model import Model
+from sidecar.descriptors.descriptor_set import decode_error
 from sidecar.descriptors.selection import Kind, Selection, Shape, is_set, map_part, parse_selector, read
 from sidecar.descriptors.source import UNDESCRIBED, DescriptorsFrom, Fields
 from sidecar.grpc_wire.compression import CorruptMessage, UnknownEncoding, unpack
@@ -156,8 +157,6 @@ class Validate(Policy[ValidateConfig]):
             return Reason.CANNOT_MASK.reject(
                 f"a message of {call.path} cannot be validated: the descriptors lack it now", method=call.path
             )
-        from google.protobuf.message import DecodeError
-
         try:
             body = unpack(message, call.metadata(b"grpc-encoding"), call.plan.max_message)
             parsed = found.read(body)
@@ -177,7 +176,7 @@ class Validate(Policy[ValidateConfig]):
             )
         except CorruptMessage as error:
             return self._refuse(call, found.name, [("", str(error))])
-        except (DecodeError, RecursionError):
+        except (decode_error(), RecursionError):
             return self._refuse(call, found.name, [("", f"the message does not parse as {found.name}")])
         violations = judgement.violations
         if not parsed.IsInitialized():
