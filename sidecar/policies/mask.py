@@ -2,7 +2,8 @@
 
 Text becomes `***`, numbers 0, messages and maps empty; lists keep their length. A message in which nothing was masked goes on
 as it came; one that was changed goes on uncompressed, which gRPC allows in any stream (the flag belongs to the message). An
-`Any` of an unknown type cannot be looked into: its content is removed.
+`Any` of an unknown type cannot be looked into: its content is removed. Metadata, and the text of a status, are no messages
+and stay as they are; so do cells of tables, whose column names are data: name the cells.
 
 What cannot be masked is refused: before the agent hears of the call where that is clear by then (no descriptors yet, a
 method they lack), else when the message comes.

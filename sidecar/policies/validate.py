@@ -66,7 +66,9 @@ class FieldRulesConfig(Model):
     min_length: NonNegativeInt | None = Field(None, description="characters of text, bytes of bytes")
     max_length: NonNegativeInt | None = Field(None, description="characters of text, bytes of bytes")
     pattern: Annotated[str, AfterValidator(_pattern)] | None = Field(
-        None, description="a regular expression that the whole text must match"
+        None,
+        description="a regular expression (Python's re) that the whole text must match; nested repetitions take time that "
+        "grows with the text, so bound it by max_length",
     )
     one_of: tuple[str | int | float | bool, ...] | None = Field(
         None, alias="in", min_length=1, description="the values that are allowed; names of an enum"
@@ -257,16 +259,19 @@ class FieldRules:
     def of_value(self, value: Any) -> Iterator[str]:
         """`value`: text, bytes, a number, a bool; None is what is none of these."""
         config = self._config
+        is_too_long = False
         if self.asks_texts:
             if isinstance(value, str | bytes):
                 unit = "character" if isinstance(value, str) else "byte"
                 if config.min_length is not None and len(value) < config.min_length:
                     yield f"must have at least {_counted(config.min_length, unit)}"
                 if config.max_length is not None and len(value) > config.max_length:
+                    is_too_long = True
                     yield f"must have at most {_counted(config.max_length, unit)}"
             else:
                 yield "must be text"
-            if self._match is not None and isinstance(value, str) and self._match(value) is None:
+            # Whoever chooses the text must not choose our time: a text that is too long is not searched.
+            if self._match is not None and isinstance(value, str) and not is_too_long and self._match(value) is None:
                 yield f"must match {config.pattern}"
         if self.asks_numbers:
             if isinstance(value, bool) or not isinstance(value, int | float):

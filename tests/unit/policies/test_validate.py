@@ -76,6 +76,11 @@ def check(folder: Path, rules: str, sent: dict[str, Any]) -> dict[str, str]:
         ("{secret_bytes: {max_length: 2}}", {"secret_bytes": b"abc"}, {"secret_bytes": "must have at most 2 bytes"}),
         ("{password: {pattern: '[a-z]+'}}", {"password": "abc"}, {}),
         ("{password: {pattern: '[a-z]+'}}", {"password": "abc\n"}, {"password": "must match [a-z]+"}),
+        (
+            "{password: {pattern: '(a+)+b', max_length: 30}}",
+            {"password": "a" * 5000},
+            {"password": "must have at most 30 characters"},
+        ),
         ("{password: {in: [a, b]}}", {"password": "c"}, {"password": "must be one of a, b"}),
         ("{ssn: {in: [1, 2]}}", {"ssn": 2}, {}),
         ("{is_secret: {in: [true]}}", {"is_secret": False}, {"is_secret": "must be one of True"}),
