@@ -326,3 +326,10 @@ def test_connections_over_the_limit_are_refused_and_places_come_back(sidecar: Si
         for each in held:
             each.close()
     assert sidecar.get("/readyz")[0] == 200
+
+
+def test_a_header_block_that_is_never_finished_is_cut_off(tmp_path: Path) -> None:
+    with Sidecar(CONFIG.format(tls=""), tmp_path) as sidecar, socket.create_connection(sidecar.address()) as connection:
+        connection.sendall(frames.PREFACE + frames.settings({}) + headers(1, REQUEST[:5], 0x0))
+        assert closed_by_peer(connection)
+        assert sidecar.get("/readyz")[0] == 200
