@@ -110,7 +110,10 @@ class Builder:
                     self._plan(config, route.name, policies, clusters[route.to], idempotent=route.idempotent),
                 )
             )
-        unrouted = self._plan(config, "", {}, None, idempotent=False)
+        # Calls that no route takes are refused, and seen like all others.
+        common = root.policies.named() | config.policies.named()
+        observers = {kind.name: common[kind.name] for kind in ORDER if kind.observes and kind.name in common}
+        unrouted = self._plan(config, "", observers, None, idempotent=False)
         runtime = self._runtime.scoped(listener=config.name, route="", direction=config.direction)
         return Edge(name=config.name, direction=config.direction, routes=RouteTable(routes, unrouted), runtime=runtime)
 

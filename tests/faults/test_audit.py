@@ -12,12 +12,14 @@ from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import pytest
 
 from sidecar.policies.audit.trail import Trail, TrailSettings
 from sidecar.policies.audit.verify import verify
 from sidecar.policies.audit.writer import Writer
 from tests.support.clock import FakeClock
+from tests.support.processes import Sidecar
 
 _ROOT = Path(__file__).resolve().parents[2]
 _WRITES_UNTIL_KILLED = """
@@ -161,3 +163,21 @@ def test_dev_full_is_counted_and_nothing_is_lost_in_silence(tmp_path: Path, capl
     assert [record.getMessage() for record in caplog.records] == ["audit log cannot be written"]
     writer.finish()
     assert writer.dropped == 1
+
+
+def test_calls_that_no_route_takes_are_recorded_too(tmp_path: Path) -> None:
+    log = tmp_path / "audit.jsonl"
+    config = f"""
+admin: {{bind: 127.0.0.1:0}}
+listeners:
+  - {{name: inbound, direction: inbound, bind: 127.0.0.1:0, routes: [{{name: one, match: {{method: "/a.B/C"}}, to: local}}]}}
+policies: {{audit: {{sink: "file://{log}", record: [decisions, calls]}}}}
+clusters: {{local: {{endpoints: ["127.0.0.1:1"]}}}}
+"""
+    with Sidecar(config, tmp_path) as sidecar, grpc.insecure_channel(sidecar.addresses["inbound"]) as channel:
+        for method in ("/no.Such/Method", "/a.B/C"):
+            with pytest.raises(grpc.RpcError):
+                channel.unary_unary(method)(b"", timeout=10)
+        assert sidecar.stop() == 0
+    records = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [each["reason"] for each in records if each.get("method")] == ["NO_ROUTE", "UPSTREAM_LOST"]
