@@ -56,7 +56,9 @@ class ResponseFacts:
         self.outcome = OK_BY_AGENT
         if self.code is not None and self.code is not StatusCode.OK:
             message = percent_decode(index.get(b"grpc-message", b""))
-            self.outcome = Outcome(self.code, message, Origin.AGENT)
+            # Towards the mesh it may be a sidecar that refused; an agent beside us cannot say so.
+            origin = Origin.AGENT if strips_ours or b"x-sidecar-origin" not in index else Origin.SIDECAR
+            self.outcome = Outcome(self.code, message, origin)
 
     def value(self, name: bytes) -> bytes | None:
         """The last value of a field, or None."""
