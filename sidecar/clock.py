@@ -120,6 +120,38 @@ async def sleep(clock: Clock, seconds: float) -> None:
         timer.cancel()
 
 
+class Turn:
+    """A wait that somebody else ends: `give` hands it over, unless its time is over."""
+
+    __slots__ = ("_given",)
+
+    def __init__(self) -> None:
+        self._given: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+    @property
+    def is_given(self) -> bool:
+        return self._given.done() and not self._given.cancelled() and self._given.result()
+
+    def give(self) -> bool:
+        """It is your turn; False = nobody waits any more."""
+        if self._given.done():
+            return False
+        self._given.set_result(True)
+        return True
+
+    async def wait(self, clock: Clock, seconds: float) -> bool:
+        """Wait at most `seconds` of `clock`: was the turn given?"""
+        timer = clock.call_later(seconds, self._expire)
+        try:
+            return await asyncio.shield(self._given)
+        finally:
+            timer.cancel()
+
+    def _expire(self) -> None:
+        if not self._given.done():
+            self._given.set_result(False)
+
+
 class LoopClock:
     """Time of the running event loop and of the machine."""
 

@@ -69,6 +69,15 @@ class Tasks:
         return len(self._tasks)
 
 
+class Lag:
+    """How late the event loop ran its last tick, in seconds; measured by the process."""
+
+    __slots__ = ("seconds",)
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class Runtime:
     """The process as a policy sees it; `listener` and `route` say for whom it was scoped."""
@@ -81,6 +90,7 @@ class Runtime:
     holding: Holding
     kept: KeptState = field(default_factory=KeptState)
     tasks: Tasks = field(default_factory=Tasks)
+    lag: Lag = field(default_factory=Lag)
     listener: str = ""
     route: str = ""
     direction: str = ""

@@ -58,7 +58,6 @@ class Process:
         self.loaded_at = 0.0
         self.last_reload_problem: str | None = None
         self.certificate_problems: list[str] = []
-        self.loop_lag = 0.0
         self.stopped = asyncio.Event()
         self._environ = environ
         self._flusher = Flusher(asyncio.get_running_loop())
@@ -265,13 +264,13 @@ class Process:
 
     def _tick(self, due: float) -> None:
         now = self.runtime.clock.monotonic()
-        self.loop_lag = max(0.0, now - due)
+        self.runtime.lag.seconds = max(0.0, now - due)
         if self.state is not State.STOPPED:
             self.runtime.clock.call_later(_LAG_INTERVAL, lambda: self._tick(now + _LAG_INTERVAL))
 
     def _register_metrics(self) -> None:
         metrics = self.runtime.metrics
-        metrics.read(names.LOOP_LAG, lambda: [((), self.loop_lag)])
+        metrics.read(names.LOOP_LAG, lambda: [((), self.runtime.lag.seconds)])
         metrics.read(names.CONFIG_GENERATION, lambda: [((), self.generation.number if self.generation else 0)])
         metrics.read(names.CONFIG_LAST_SUCCESS, lambda: [((), self.loaded_at)])
         metrics.read(names.CONNECTIONS, lambda: self._per_listener(lambda each: len(each.connections)))

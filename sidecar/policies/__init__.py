@@ -11,6 +11,7 @@ from typing import Any
 from sidecar.policies.audit.policy import Audit
 from sidecar.policies.authz import Authz
 from sidecar.policies.budget import Budget
+from sidecar.policies.concurrency_limit import ConcurrencyLimit
 from sidecar.policies.deadline import Deadline
 from sidecar.policies.fault import Fault
 from sidecar.policies.headers import Headers
@@ -25,6 +26,7 @@ from sidecar.proxy.policy import Policy
 ORDER: tuple[type[Policy[Any]], ...] = (
     Fault,  # first: a fault stands for something that happened before us
     Deadline,  # before whatever may wait: waiting counts against the deadline
+    ConcurrencyLimit,  # after the deadline, which bounds how long it waits; before whatever costs more than refusing
     Authz,  # before whatever takes something or answers: who may not call takes nothing and learns nothing
     Mask,  # the last to see an answer, as request hooks are undone in reverse: what stands below needs it unmasked (a charge)
     RateLimit,  # after authorization: who may not call uses nobody's share

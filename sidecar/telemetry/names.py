@@ -130,6 +130,13 @@ CLUSTER_PENDING = MetricName(
 CLUSTER_PANIC = MetricName(
     "sidecar_cluster_panic", "gauge", "1 = so few endpoints are fit that health and ejection are ignored.", ("cluster",)
 )
+OVERLOADED = MetricName(
+    "sidecar_overloaded_total",
+    "counter",
+    "RPCs refused by a concurrency limit: no place (limit), or the sidecar itself was late (lag).",
+    ("listener", "route", "cause"),
+)
+QUEUED = MetricName("sidecar_rpcs_queued", "gauge", "RPCs that wait for a place of their route.", ("listener", "route"))
 CONFIG_GENERATION = MetricName("sidecar_config_generation", "gauge", "Number of the configuration in force.")
 CONFIG_RELOADS = MetricName(
     "sidecar_config_reloads_total", "counter", "Reloads of the configuration by their result.", ("result",)

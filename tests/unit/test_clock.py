@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.clock import Deadlines, LoopClock, sleep
+from sidecar.clock import Deadlines, LoopClock, Turn, sleep
 from tests.support.clock import FakeClock
 
 
@@ -113,6 +113,39 @@ async def test_sleep_waits_for_its_clock() -> None:
     assert not task.done()
     clock.advance(3)
     await task
+
+
+async def test_a_turn_that_is_given_ends_the_wait() -> None:
+    clock, turn = FakeClock(), Turn()
+    waiting = asyncio.ensure_future(turn.wait(clock, 1.0))
+    await asyncio.sleep(0)
+    assert turn.give()
+    assert await waiting
+    assert turn.is_given
+    assert not turn.give(), "once"
+    assert not clock.timers
+
+
+async def test_a_turn_that_does_not_come_in_time_cannot_be_given() -> None:
+    clock, turn = FakeClock(), Turn()
+    waiting = asyncio.ensure_future(turn.wait(clock, 1.0))
+    await asyncio.sleep(0)
+    clock.advance(1.0)
+    assert not turn.give()
+    assert not await waiting
+    assert not turn.is_given
+
+
+async def test_who_gave_up_waiting_may_still_have_been_given_its_turn() -> None:
+    clock, turn = FakeClock(), Turn()
+    waiting = asyncio.ensure_future(turn.wait(clock, 1.0))
+    await asyncio.sleep(0)
+    turn.give()
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert turn.is_given
+    assert not clock.timers
 
 
 async def test_the_loop_clock_runs_callbacks() -> None:

@@ -12,6 +12,7 @@ from sidecar.control.explain import Question, explain
 from sidecar.control.process import State
 
 if TYPE_CHECKING:
+    from sidecar.clusters.vitals import Vitals
     from sidecar.control.process import Process
 
 
@@ -65,6 +66,7 @@ def clusters(process: Process) -> list[dict[str, Any]]:
                     "address": endpoint.address,
                     "ready": endpoint.is_ready,
                     "attempts_active": endpoint.in_flight,
+                    **_vitals(endpoint.vitals, now),
                     "last_error": endpoint.last_error,
                     "retry_in_seconds": None
                     if endpoint.retry_at is None
@@ -73,9 +75,36 @@ def clusters(process: Process) -> list[dict[str, Any]]:
                 for endpoint in cluster.endpoints
             ],
             "unresolved": cluster.unresolved,
+            "balancing": cluster.rules.balancing.rule,
+            "attempts_active": cluster.load.in_flight,
+            "attempts_limit": cluster.rules.max_in_flight,
+            "pending": cluster.load.pending,
+            "pending_limit": cluster.rules.max_pending,
+            "panic": cluster.is_panicking,
         }
         for cluster in generation.clusters.values()
     ]
+
+
+def _vitals(vitals: Vitals, now: float) -> dict[str, Any]:
+    """What keeps an endpoint from getting RPCs; only what is configured."""
+    found: dict[str, Any] = {}
+    if vitals.health is not None:
+        found["health"] = "unknown" if vitals.is_unknown else "healthy" if vitals.is_healthy else "unhealthy"
+        found["health_cause"] = vitals.health.why
+    if vitals.ejection is not None:
+        until = vitals.ejection.until
+        found["ejected"] = vitals.is_ejected
+        found["ejected_for_seconds"] = None if until is None else round(max(0.0, until - now), 3)
+        found["ejected_cause"] = vitals.ejection.why if until is not None else ""
+        found["ejections"] = vitals.ejection.count
+    if vitals.breaker is not None:
+        at = vitals.breaker.probes_at
+        found["breaker"] = vitals.breaker.state
+        found["breaker_failures"] = vitals.breaker.failures
+        found["breaker_probes_in_seconds"] = None if at is None else round(max(0.0, at - now), 3)
+        found["breaker_tripped_by"] = vitals.tripped_by
+    return found
 
 
 def listeners(process: Process) -> list[dict[str, Any]]:
