@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine, Hashable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from sidecar.proxy.recent import RecentRefusals
 from sidecar.request_id import new_request_id
 
 if TYPE_CHECKING:
@@ -91,6 +92,7 @@ class Runtime:
     kept: KeptState = field(default_factory=KeptState)
     tasks: Tasks = field(default_factory=Tasks)
     lag: Lag = field(default_factory=Lag)
+    refusals: RecentRefusals = field(default_factory=RecentRefusals)
     listener: str = ""
     route: str = ""
     direction: str = ""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from sidecar.clusters.upstream import UntrustedPeer, Upstream, plain_reason
 from sidecar.clusters.vitals import Vitals
+from sidecar.grpc_wire.status import SERVER_FAULTS
 from sidecar.proxy import dispatch
 from sidecar.proxy.attempt import OK_BY_AGENT
 from sidecar.proxy.rejection import Reason, Rejection
@@ -54,6 +55,8 @@ class Endpoint:
         "_wanted",
         "address",
         "cluster",
+        "ended",
+        "failed",
         "in_flight",
         "last_error",
         "load",
@@ -80,6 +83,9 @@ class Endpoint:
         # Attempts that run; `load` counts recent failures as well, where that matters.
         self.in_flight = 0
         self.load = 0
+        # Attempts that have ended here, and those of them that ended with a code that is the server's fault.
+        self.ended = 0
+        self.failed = 0
         self.last_error: str | None = None
         self.retry_at: float | None = None
         self._runtime = runtime
@@ -155,11 +161,14 @@ class Endpoint:
         self.in_flight -= 1
         self.load -= 1
         self._load.in_flight -= 1
+        self.ended += 1
         if outcome is OK_BY_AGENT:
             # The deliberate fast path: an endpoint that serves well.
             if self.vitals.is_judged:
                 self.vitals.served(attempt)
         else:
+            if outcome.code in SERVER_FAULTS:
+                self.failed += 1
             self.vitals.failed(attempt, outcome)
         if self._waiting:
             # Not now: the engine still counts the stream that is just ending.

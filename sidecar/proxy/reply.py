@@ -27,6 +27,7 @@ _OPENING = _OK[2] + _GRPC[2]
 def reject(call: Call, rejection: Rejection) -> None:
     """End `call` with `rejection`: Trailers-Only, or trailers when initial metadata went out already."""
     outcome = Outcome(rejection.code, rejection.message, Origin.SIDECAR, rejection.reason)
+    call.plan.runtime.refusals.note(call, rejection)
     if call.pending is not None:
         # The caller does not read; trailers would wait behind half a message. It learns of the end at once.
         call.reset(ErrorCode.CANCEL)
