@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _LONGEST = 1024
 """Characters of any one text."""
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?", re.DOTALL)
-_UUID = re.compile(rb"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_UUID = re.compile(rb"[0-9a-fA-F]{8}(-?)(?:[0-9a-fA-F]{4}\1){3}[0-9a-fA-F]{12}")
 _DENIALS = frozenset({StatusCode.UNAUTHENTICATED, StatusCode.PERMISSION_DENIED})
 
 
@@ -107,7 +107,7 @@ class Ended:
         }
         if self.kind == "call":
             record |= {
-                "message": _text.__wrapped__(outcome.message) or None,
+                "message": _text.__wrapped__(outcome.message) if outcome.message else None,
                 "duration_ms": round((self.now - self.started) * 1000, 3),
                 "received": {"messages": self.request_messages, "bytes": self.bytes_in},
                 "sent": {"messages": self.response_messages, "bytes": self.bytes_out},
