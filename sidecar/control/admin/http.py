@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
 from sidecar.control.admin import view
+from sidecar.control.admin.dashboard import requests as dashboard
+from sidecar.control.admin.dashboard.board import Dashboard
 from sidecar.transport.bind import bind, shown_address, split_host_port
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 _LOOP_TIMEOUT = 2.0
 """Seconds after which a data loop that does not answer counts as stuck."""
+_NO_HEADERS: dict[str, str] = {}
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
@@ -44,14 +47,18 @@ class AdminServer:
         listening = bind(address)
         listening.setblocking(True)
         self.address = shown_address(listening)
+        self.dashboard = Dashboard(process, self.on_loop, token=token, address=self.address)
         self._server = _Server(self, listening)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), name="admin", daemon=True)
 
     def start(self) -> None:
+        """Call it on the data loop."""
+        self.dashboard.history.start()
         self._thread.start()
 
     def close(self) -> None:
-        """Stop answering. Called from the data loop."""
+        """Stop answering. Called from another thread than the data loop's."""
+        self.dashboard.close()
         self._server.shutdown()
         self._server.server_close()
 
@@ -117,6 +124,10 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(
         self, table: dict[str, Callable[[_Handler], None]], other: dict[str, Callable[[_Handler], None]]
     ) -> None:
+        if table is _POST and "transfer-encoding" in self.headers:
+            self.close_connection = True
+            self.text(HTTPStatus.LENGTH_REQUIRED, "say how long the body is\n")
+            return
         path = urlsplit(self.path).path
         handler = table.get(path)
         if handler is None:
@@ -127,7 +138,12 @@ class _Handler(BaseHTTPRequestHandler):
             return
         refusal = self._refusal(path, changes=table is _POST)
         if refusal is not None:
-            self.text(*refusal)
+            # What the body says is not looked at.
+            self.close_connection = self.close_connection or table is _POST
+            if refusal[0] is HTTPStatus.UNAUTHORIZED and table is _GET and dashboard.wants_page(self):
+                dashboard.see(self, "/login")
+            else:
+                self.text(*refusal)
             return
         try:
             handler(self)
@@ -139,9 +155,11 @@ class _Handler(BaseHTTPRequestHandler):
         if path in _PROBES:
             return None
         admin = self.server.admin
+        has_session = dashboard.session_of(self) is not None
         if admin.token is not None:
             given = self.headers.get("authorization", "")
-            if not hmac.compare_digest(given.encode(), f"Bearer {admin.token}".encode()):
+            is_open = has_session or path in dashboard.OPEN
+            if not is_open and not hmac.compare_digest(given.encode(), f"Bearer {admin.token}".encode()):
                 return HTTPStatus.UNAUTHORIZED, "give the admin token: `authorization: Bearer …`\n"
         elif not admin.address.startswith("unix:"):
             # A page of another site must not reach us through a name that it made point here.
@@ -150,23 +168,41 @@ class _Handler(BaseHTTPRequestHandler):
                 return HTTPStatus.FORBIDDEN, "this host name is not the admin address\n"
         if changes:
             origin = self.headers.get("origin")
-            if origin is not None and urlsplit(origin).netloc != self.headers.get("host"):
+            site = self.headers.get("sec-fetch-site", "same-origin")
+            is_ours = origin is None or urlsplit(origin).netloc == self.headers.get("host")
+            # A browser that sends a cookie says where it comes from; what comes with a cookie and does not is no browser.
+            if not is_ours or site not in {"same-origin", "none"} or (origin is None and has_session):
                 return HTTPStatus.FORBIDDEN, "changes from pages of another origin are refused\n"
         return None
 
+    @property
+    def dashboard(self) -> Dashboard:
+        return self.server.admin.dashboard
+
     # ── answers ──
 
-    def text(self, status: HTTPStatus, body: str, content_type: str = "text/plain; charset=utf-8") -> None:
-        self.send(status, content_type, body.encode())
+    def text(
+        self,
+        status: HTTPStatus,
+        body: str,
+        content_type: str = "text/plain; charset=utf-8",
+        headers: dict[str, str] = _NO_HEADERS,
+    ) -> None:
+        self.send(status, content_type, body.encode(), headers)
 
-    def send(self, status: HTTPStatus, content_type: str, body: bytes) -> None:
+    def send(self, status: HTTPStatus, content_type: str, body: bytes, headers: dict[str, str] = _NO_HEADERS) -> None:
+        self.begin(status, content_type, {"content-length": str(len(body)), **headers})
+        self.wfile.write(body)
+
+    def begin(self, status: HTTPStatus, content_type: str, headers: dict[str, str]) -> None:
+        """Everything before the body."""
         self.send_response(status)
         self.send_header("content-type", content_type)
-        self.send_header("content-length", str(len(body)))
         self.send_header("cache-control", "no-store")
         self.send_header("x-content-type-options", "nosniff")
+        for name, value in headers.items():
+            self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(body)
 
     def json(self, value: object) -> None:
         self.text(HTTPStatus.OK, json.dumps(value, indent=2, default=str) + "\n", "application/json")
@@ -232,6 +268,10 @@ def _drain(request: _Handler) -> None:
 
 
 def _index(request: _Handler) -> None:
+    """The dashboard for browsers, the list of what there is for everybody else."""
+    if dashboard.wants_page(request):
+        dashboard.page(request)
+        return
     lines = [f"GET  {path}" for path in _GET if path != "/"] + [f"POST {path}" for path in _POST]
     request.text(HTTPStatus.OK, "\n".join([*lines, ""]))
 
@@ -249,5 +289,15 @@ _GET: dict[str, Callable[[_Handler], None]] = {
     "/drain": _view(view.drain),
     "/explain": _explain,
     "/version": _view(lambda _: view.version()),
+    "/status": dashboard.status,
+    "/login": dashboard.login_form,
+    "/dashboard/events": dashboard.events,
+    "/dashboard/style.css": dashboard.file,
+    "/dashboard/app.js": dashboard.file,
+    "/dashboard/icon.svg": dashboard.file,
 }
-_POST: dict[str, Callable[[_Handler], None]] = {"/drain": _drain}
+_POST: dict[str, Callable[[_Handler], None]] = {
+    "/drain": _drain,
+    "/login": dashboard.log_in,
+    "/logout": dashboard.log_out,
+}
