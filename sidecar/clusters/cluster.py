@@ -64,8 +64,11 @@ class Cluster:
         options: UpstreamOptions,
         connections: int = 1,
         rules: ClusterRules = ClusterRules(),
+        endpoint: Callable[..., Endpoint] = Endpoint,
     ) -> None:
+        """`endpoint`: what makes endpoints; those of a version count what becomes of their attempts."""
         self.name = name
+        self._make_endpoint = endpoint
         self.rules = rules
         self._addresses = addresses
         self._runtime = runtime
@@ -193,7 +196,7 @@ class Cluster:
         for address in list(self._endpoints.keys() - wanted):
             self._endpoints.pop(address).drain()
         for address in sorted(wanted - self._endpoints.keys()):
-            endpoint = Endpoint(
+            endpoint = self._make_endpoint(
                 address,
                 cluster=self.name,
                 runtime=self._runtime,
@@ -285,6 +288,11 @@ class Cluster:
         if self._closed:
             return []
         return [((self.name, each.address), value(each)) for each in self._endpoints.values()]
+
+    @property
+    def parts(self) -> tuple[Cluster, ...]:
+        """A cluster of versions has several; this is one."""
+        return (self,)
 
     @property
     def endpoints(self) -> tuple[Endpoint, ...]:

@@ -14,7 +14,7 @@ from sidecar.clusters.upstream import UntrustedPeer, Upstream, plain_reason
 from sidecar.clusters.vitals import Vitals
 from sidecar.grpc_wire.status import SERVER_FAULTS
 from sidecar.proxy import dispatch
-from sidecar.proxy.attempt import OK_BY_AGENT
+from sidecar.proxy.attempt import OK_BY_AGENT, Attempt
 from sidecar.proxy.rejection import Reason, Rejection
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from sidecar.clusters.upstream import UpstreamOptions
     from sidecar.clusters.vitals import EndpointRules
     from sidecar.http2.connection import Connection
-    from sidecar.proxy.attempt import Attempt
     from sidecar.proxy.policy import Outcome
     from sidecar.runtime import Runtime
     from sidecar.transport.socket import Flusher
@@ -63,6 +62,8 @@ class Endpoint:
         "retry_at",
         "vitals",
     )
+
+    attempt_type: type[Attempt] = Attempt
 
     def __init__(
         self,

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from sidecar.grpc_wire.status import StatusCode, from_rst_code
 from sidecar.http2.errors import ErrorCode
-from sidecar.proxy import attempt as attempts
 from sidecar.proxy.policy import Origin, Outcome
 from sidecar.proxy.rejection import Reason, Rejection
 
@@ -26,7 +25,7 @@ def start(call: Call, now: float) -> None:
     if isinstance(endpoint, Rejection):
         call.reject(endpoint)
         return
-    attempt = attempts.Attempt(call, endpoint)
+    attempt = endpoint.attempt_type(call, endpoint)
     call.attempt = attempt
     connection = endpoint.connection()
     if connection is not None:
@@ -62,7 +61,7 @@ def hedge(call: Call) -> bool:
     endpoint = cluster.pick(call, call.tried or ())
     if isinstance(endpoint, Rejection) or (connection := endpoint.connection()) is None:
         return False
-    attempt = attempts.Attempt(call, endpoint)
+    attempt = endpoint.attempt_type(call, endpoint)
     if call.attempt is None:
         call.attempt = attempt
     else:

@@ -26,6 +26,10 @@ class Endpoint(Protocol):
     """One address, as the data path sees it."""
 
     @property
+    def attempt_type(self) -> type[Attempt]:
+        """What is made for each try here; a plain `Attempt` unless somebody wants to know more of it."""
+
+    @property
     def address(self) -> str: ...
 
     def connection(self) -> Connection | None:

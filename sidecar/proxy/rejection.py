@@ -45,6 +45,7 @@ class Reason(Enum):
     OVERLOADED = (StatusCode.UNAVAILABLE, True)
     CIRCUIT_OPEN = (StatusCode.UNAVAILABLE, True)
     NO_HEALTHY_ENDPOINT = (StatusCode.UNAVAILABLE, True)
+    VERSION_WITHDRAWN = (StatusCode.UNAVAILABLE, True)
     DRAINING = (StatusCode.UNAVAILABLE, True)
     AGENT_NOT_READY = (StatusCode.UNAVAILABLE, True)
     UPSTREAM_LOST = (StatusCode.UNAVAILABLE, True)

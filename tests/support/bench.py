@@ -28,6 +28,7 @@ from sidecar.http2.connection import Connection, Limits
 from sidecar.http2.errors import ErrorCode
 from sidecar.listeners import inbound
 from sidecar.listeners.peer import Peer
+from sidecar.proxy.attempt import Attempt
 from sidecar.proxy.call import Call
 from sidecar.proxy.edge import Edge
 from sidecar.proxy.holding import Holding
@@ -52,6 +53,7 @@ class BenchEndpoint:
     """An agent that is never connected: what reaches it has passed, and waits."""
 
     address = "bench"
+    attempt_type = Attempt
 
     def __init__(self) -> None:
         self.waiting: list[Any] = []

@@ -11,6 +11,7 @@ from sidecar.clock import Deadlines
 from sidecar.http2.connection import Connection, Limits
 from sidecar.listeners import inbound
 from sidecar.listeners.peer import Peer
+from sidecar.proxy.attempt import Attempt
 from sidecar.proxy.call import Call
 from sidecar.proxy.edge import Edge
 from sidecar.proxy.holding import Holding
@@ -46,6 +47,8 @@ class Ends(Policy[None]):
 
 class SceneEndpoint:
     """An endpoint that is one in-memory connection; `attempts` are those that have started."""
+
+    attempt_type = Attempt
 
     def __init__(self, scene: Scene, address: str = "agent-1") -> None:
         self.scene = scene
