@@ -13,6 +13,7 @@ _COMMANDS = {
     "run": ("run", "Run the sidecar."),
     "validate": ("validate", "Check a configuration file without running it."),
     "check": ("check", "Check a configuration and what it names, live."),
+    "status": ("status", "What a running sidecar does, at a glance; --watch keeps looking."),
     "schema": ("schema", "Print the JSON Schema of the configuration file."),
     "explain": ("explain", "Which route, rule and limit decide about a call, and why."),
     "audit": ("audit", "Check an audit log, or read it."),

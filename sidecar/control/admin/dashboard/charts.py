@@ -36,7 +36,7 @@ def charts(points: Iterable[Point]) -> Html:
         "div",
         chart("RPC/s", words.rate, [Curve("all", "main", [each.rate for each in points], fills=True)]),
         chart(
-            "Not served, per second",
+            "Not served/s",
             words.rate,
             [
                 Curve("failed", "bad", [each.failed for each in points], fills=True),

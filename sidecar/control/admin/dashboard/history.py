@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from sidecar.control.process import State
 from sidecar.grpc_wire.status import SERVER_FAULTS, code_label
+from sidecar.proxy.rejection import Reason
 from sidecar.telemetry import names
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ _WINDOW = 5
 _SPARKS = 64
 """Routes that get a curve of their own."""
 _FAULTS = frozenset(code_label(code) for code in SERVER_FAULTS)
+_ASKED_WRONGLY = frozenset(each.name for each in (Reason.NO_ROUTE, Reason.METHOD_UNKNOWN, Reason.MALFORMED_REQUEST))
+"""Reasons of ours with a code that is a server's fault elsewhere; here the caller asked for what there is not."""
 
 
 class Point(NamedTuple):
@@ -180,11 +183,11 @@ class History:
         metrics = process.runtime.metrics
         routes: dict[tuple[str, str], Totals] = {}
         for labels, count in metrics.samples(names.RPCS).items():
-            listener, _, route, _, _, code, origin, _ = labels
+            listener, _, route, _, _, code, origin, reason = labels
             totals = routes.setdefault((listener, route), Totals())
             totals.ended += count
             if origin != "caller":
-                if code in _FAULTS:
+                if code in _FAULTS and reason not in _ASKED_WRONGLY:
                     totals.failed += count
                 elif origin == "sidecar":
                     totals.refused += count

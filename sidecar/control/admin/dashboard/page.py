@@ -238,7 +238,7 @@ def _callers(listener: Mapping[str, Any]) -> Html:
         tag(
             "li",
             tag("span", words.short_identity(each["identity"]), class_="id", title=each["identity"]),
-            tag("span", f"{each['connections']} × · {each['active']} active", class_="soft"),
+            tag("span", f"{words.several(each['connections'], 'connection')}, {each['active']} active", class_="soft"),
         )
         for each in listener["callers"]
     ]
@@ -264,7 +264,7 @@ def _hits(limit: Mapping[str, Any]) -> Html:
 
 def _listener(listener: Mapping[str, Any], history: History) -> Html:
     routes = listener["routes"]
-    facts = f"{words.count(listener['connections'])} connections"
+    facts = words.several(listener["connections"], "connection")
     if listener["handshakes_failed"]:
         facts += f", {words.count(listener['handshakes_failed'])} handshakes failed"
     if listener["refused"]:
@@ -274,7 +274,7 @@ def _listener(listener: Mapping[str, Any], history: History) -> Html:
         tag(
             "div",
             tag("h2", listener["name"]),
-            tag("span", listener["direction"], class_="tag"),
+            tag("span", listener["direction"], class_="tag") if listener["direction"] != listener["name"] else None,
             tag("code", listener["address"]),
             _chip("draining", "warn") if listener["draining"] else None,
             tag("span", facts, class_="soft push"),
@@ -389,7 +389,13 @@ def _table(name: str, heads: list[str], rows: list[Html]) -> Html:
                             "th" if head else "td",
                             head,
                             scope="col" if head else None,
-                            class_="wide" if head in narrow else "text" if head in text else None,
+                            class_="wide"
+                            if head in narrow
+                            else "text"
+                            if head in text
+                            else None
+                            if head
+                            else "sparkcell",
                         )
                         for head in heads
                     ],
@@ -421,11 +427,11 @@ def _refusal(each: Mapping[str, Any]) -> Html:
     return tag(
         "li",
         tag("time", words.clock(each["at"]), title="UTC"),
-        tag("b", each["reason"]),
+        tag("b", each["reason"], f" × {each['times']}" if each["times"] > 1 else ""),
         tag("code", each["method"] or "–"),
         tag("span", words.short_identity(each["identity"]) or each["address"], class_="soft id", title=each["address"]),
         tag("p", each["message"], tag("span", f" {each['request_id']}", class_="soft")),
-        data_key=each["request_id"],
+        data_key=f"{each['route']} {each['reason']} {each['method']} {each['identity']}",
     )
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sidecar.control.admin.dashboard.history import History
     from sidecar.control.process import Process
     from sidecar.listeners.listener import Listener
+    from sidecar.proxy.recent import Refusal
 
 _CONNECTIONS_READ = 2000
 """Connections of a listener that are looked at for who calls; more would hold up the loop."""
@@ -57,13 +58,22 @@ def picture(process: Process, history: History) -> dict[str, Any]:
             for each in process.certificates.contexts
             if (days := each.days_left()) is not None
         ],
-        "refusals": [
-            {**each._asdict(), "at": round(wall - (now - each.at), 3)}
-            for each in process.runtime.refusals.newest(_REFUSALS_SHOWN)
-        ],
+        "refusals": _refusals(process.runtime.refusals.newest(), wall - now),
     }
     found["troubles"] = troubles(found)
     return found
+
+
+def _refusals(newest: list[Refusal], epoch: float) -> list[dict[str, Any]]:
+    """The newest first; those of one caller for one reason together, with how many there are of them in the ring."""
+    found: dict[tuple[str, ...], dict[str, Any]] = {}
+    for each in newest:
+        key = (each.listener, each.route, each.method, each.identity, each.reason)
+        if key in found:
+            found[key]["times"] += 1
+        elif len(found) < _REFUSALS_SHOWN:
+            found[key] = {**each._asdict(), "at": round(epoch + each.at, 3), "times": 1}
+    return list(found.values())
 
 
 def _listeners(process: Process, history: History) -> list[dict[str, Any]]:

@@ -64,6 +64,11 @@ def count(value: float) -> str:
     return f"{value:,.0f}"
 
 
+def several(number: float, what: str) -> str:
+    """With the plural where there is one."""
+    return f"{count(number)} {what}{'' if number == 1 else 's'}"
+
+
 def clock(at: float) -> str:
     """Wall seconds as the time of day, UTC."""
     whole = int(at) % 86_400
