@@ -56,6 +56,18 @@ class Store(Protocol):
     async def renew(self, reservations: Sequence[tuple[str, str]], *, lease: float) -> None:
         """Let these (key, reservation) pairs live `lease` seconds from now; those that have expired stay so."""
 
+    async def read(self, key: str) -> bytes | None:
+        """What `swap` has put under `key`; None = nothing."""
+
+    async def swap(self, key: str, expected: bytes | None, value: bytes) -> bool:
+        """Put `value` under `key` if what is there is still `expected` (None = nothing); False = it is not."""
+
+    async def lead(self, key: str, owner: str, seconds: float) -> bool:
+        """Does `owner` hold the lease `key` for the next `seconds`? Taken if nobody does, renewed if it is its own.
+
+        0 seconds: let go of it.
+        """
+
     async def ping(self) -> None:
         """Return if the store answers."""
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from sidecar.store.gcra import NANOSECONDS, Pace, advance
 from sidecar.store.interface import StoreUnavailable
 from sidecar.store.ledger import SETTLED_FOR, Allowance, Ledger, Shortage
+from sidecar.store.registers import Registers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,6 +29,7 @@ class MemoryStore:
         self._leases: dict[str, dict[str, tuple[int, int, Allowance]]] = {}
         # Reservation → until when it is known to be settled; in the order of time.
         self._settled: dict[str, int] = {}
+        self._registers = Registers()
         self._takes = 0
         self._closed = False
 
@@ -74,6 +76,17 @@ class MemoryStore:
             if reservation in leases:
                 held, _, allowance = leases[reservation]
                 leases[reservation] = (held, now + round(lease * NANOSECONDS), allowance)
+
+    async def read(self, key: str) -> bytes | None:
+        self._now()
+        return self._registers.values.get(key)
+
+    async def swap(self, key: str, expected: bytes | None, value: bytes) -> bool:
+        self._now()
+        return self._registers.swap(key, expected, value)
+
+    async def lead(self, key: str, owner: str, seconds: float) -> bool:
+        return self._registers.lead(key, owner, round(seconds * NANOSECONDS), self._now())
 
     async def ping(self) -> None:
         self._now()

@@ -54,7 +54,7 @@ class RedisStore:
         self._clock = clock
         self._random = random
         self._timeout = timeout
-        self._scripts = {name: _Script(name) for name in ("take", "exchange", "renew")}
+        self._scripts = {name: _Script(name) for name in ("take", "exchange", "renew", "swap", "lead")}
         self._queue: deque[_Command] = deque()
         self._flusher: asyncio.Task[None] | None = None
         self._closed = False
@@ -116,6 +116,19 @@ class RedisStore:
         fits, used, reserved, resets = await self._run("exchange", _budget_keys(key), arguments)
         return None if int(fits) else Shortage(int(used), int(reserved), int(resets) / 1_000_000)
 
+    # ── registers and leases ──
+
+    async def read(self, key: str) -> bytes | None:
+        answer = await self._run("swap", (f"sidecar:{{{key}}}",), ("read",))
+        return _bytes(answer)
+
+    async def swap(self, key: str, expected: bytes | None, value: bytes) -> bool:
+        how = "create" if expected is None else "replace"
+        return bool(await self._run("swap", (f"sidecar:{{{key}}}",), (how, value, expected or b"")))
+
+    async def lead(self, key: str, owner: str, seconds: float) -> bool:
+        return bool(await self._run("lead", (f"sidecar:{{{key}}}",), (owner, round(seconds * 1000))))
+
     # ── life ──
 
     async def ping(self) -> None:
@@ -135,7 +148,7 @@ class RedisStore:
 
     # ── commands ──
 
-    async def _run(self, script: str, keys: tuple[str, ...], arguments: tuple[str | int, ...]) -> Any:
+    async def _run(self, script: str, keys: tuple[str, ...], arguments: tuple[str | int | bytes, ...]) -> Any:
         if self._closed:
             raise StoreUnavailable("closed", f"{self._where} is closed")
         if self._clock.monotonic() < self._down_until:
@@ -249,12 +262,21 @@ class _Command:
     __slots__ = ("arguments", "future", "keys", "script")
 
     def __init__(
-        self, script: _Script, keys: tuple[str, ...], arguments: tuple[str | int, ...], future: asyncio.Future[Any]
+        self,
+        script: _Script,
+        keys: tuple[str, ...],
+        arguments: tuple[str | int | bytes, ...],
+        future: asyncio.Future[Any],
     ) -> None:
         self.script = script
         self.keys = keys
         self.arguments = arguments
         self.future = future
+
+
+def _bytes(answer: Any) -> bytes | None:
+    """What a key holds; a client that decodes gives text."""
+    return answer.encode() if isinstance(answer, str) else answer
 
 
 def _budget_keys(key: str) -> tuple[str, str, str]:

@@ -17,6 +17,7 @@ import sqlite3
 import threading
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
+from sidecar.store import registers
 from sidecar.store.gcra import NANOSECONDS, Pace, advance
 from sidecar.store.interface import StoreUnavailable
 from sidecar.store.ledger import SETTLED_FOR, Account, Allowance, Shortage, exchange
@@ -115,6 +116,17 @@ class SQLiteStore:
             )
 
         await self.run(operation)
+
+    # ── registers and leases ──
+
+    async def read(self, key: str) -> bytes | None:
+        return await self.run(registers.read(key))
+
+    async def swap(self, key: str, expected: bytes | None, value: bytes) -> bool:
+        return await self.run(registers.swap(key, expected, value), durable=True)
+
+    async def lead(self, key: str, owner: str, seconds: float) -> bool:
+        return await self.run(registers.lead(key, owner, round(seconds * NANOSECONDS)))
 
     # ── life ──
 
