@@ -98,6 +98,8 @@ class Runtime:
     direction: str = ""
     closers: list[Callable[[], None]] = field(default_factory=list)
     """Called in a thread when the process has ended its calls: what is buffered goes out. May block."""
+    worker: int = 0
+    """Which of several workers this process is, from 1; 0 = it is the only one."""
     store: Store | None = None
     """What is shared with other workers and hosts; None = none is configured."""
 

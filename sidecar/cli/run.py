@@ -10,14 +10,16 @@ import os
 import random
 import signal
 import sys
+import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
 from sidecar.cli.load import load_or_exit
 from sidecar.clock import Deadlines, LoopClock
 from sidecar.control.process import Process
+from sidecar.control.workers.place import Line, Place
 from sidecar.proxy.holding import Holding
 from sidecar.runtime import Runtime
 from sidecar.store.url import open_store
@@ -47,10 +49,14 @@ LEVELS = click.Choice(["debug", "info", "warning", "error"])
 def run(path: Path, log_level: str) -> None:
     """Run the sidecar that FILE describes until it is told to stop."""
     path = path.absolute()
+    place = Place.from_environ(os.environ)
     loaded = load_or_exit(path)
     writer = logs.configure(log_level)
     try:
-        code = _loop_runner()(_serve(path, loaded))
+        if place is None and loaded.root.workers > 1:
+            code = asyncio.run(_supervise(path, loaded, log_level))
+        else:
+            code = _loop_runner()(_serve(path, loaded, place))
     finally:
         writer.stop()
     sys.exit(code)
@@ -66,7 +72,7 @@ def _loop_runner() -> Callable[[Coroutine[Any, Any, int]], int]:
     return asyncio.run
 
 
-def make_runtime(loaded: Loaded) -> Runtime:
+def make_runtime(loaded: Loaded, worker: int = 0) -> Runtime:
     """The runtime of a real process; its store connects when it is used. Needs a running loop."""
     clock = LoopClock(asyncio.get_running_loop())
     chance = random.Random()
@@ -81,15 +87,51 @@ def make_runtime(loaded: Loaded) -> Runtime:
         random=chance,
         metrics=Metrics(),
         log=logging.getLogger("sidecar"),
+        worker=worker,
         store=store,
     )
 
 
-async def _serve(path: Path, loaded: Loaded) -> int:
+async def _supervise(path: Path, loaded: Loaded, log_level: str) -> int:
+    """The parent of several workers: it serves no RPC."""
+    from sidecar.control.workers.fleet import Fleet
+    from sidecar.control.workers.gateway import Gateway
+
+    clock = LoopClock(asyncio.get_running_loop())
+    runtime = Runtime(
+        clock=clock,
+        deadlines=Deadlines(clock),
+        holding=Holding(clock),
+        random=random.Random(),
+        metrics=Metrics(),
+        log=logging.getLogger("sidecar"),
+    )
+    command = (sys.executable, "-m", "sidecar", "run", "-c", str(path), "--log-level", log_level)
+    with tempfile.TemporaryDirectory(prefix="sidecar-") as folder:
+        fleet = Fleet(command, os.environ, Path(folder), runtime)
+        try:
+            admin = Gateway(fleet, runtime.metrics, loaded.root.admin.bind)
+            if not await fleet.start(loaded.root, admin.address):
+                runtime.log.error("cannot start", extra={"cause": "a worker ended before it was ready"})
+                return 1
+        except BindError as error:
+            runtime.log.error("cannot start", extra={"cause": str(error)})
+            click.echo(str(error), err=True)
+            return 1
+        admin.start()
+        signals = _Signals(fleet)
+        runtime.log.info("ready", extra={"listeners": fleet.addresses, "admin": admin.address, "pid": os.getpid()})
+        await fleet.wait()
+        await asyncio.to_thread(admin.close)
+    runtime.log.info("stopped", extra={"at_once": signals.at_once})
+    return 3 if signals.at_once else 0
+
+
+async def _serve(path: Path, loaded: Loaded, place: Place | None = None) -> int:
     from sidecar.control.admin.http import AdminServer
 
     try:
-        runtime = make_runtime(loaded)
+        runtime = make_runtime(loaded, place.number if place is not None else 0)
     except ValueError as error:
         click.echo(f"{path}: store.url: {error}", err=True)
         return 1
@@ -97,8 +139,12 @@ async def _serve(path: Path, loaded: Loaded) -> int:
     admin_config = loaded.root.admin
     try:
         token = admin_config.token.get_secret_value() if admin_config.token is not None else None
-        admin = AdminServer(process, admin_config.bind, token)
-        process.start(loaded)
+        if place is None:
+            admin = AdminServer(process, admin_config.bind, token)
+            process.start(loaded)
+        else:
+            admin = AdminServer(process, place.admin, token, place.public_admin)
+            process.start(loaded, place.open_sockets())
     except (BindError, ValueError) as error:
         runtime.log.error("cannot start", extra={"cause": str(error)})
         click.echo(str(error), err=True)
@@ -110,21 +156,39 @@ async def _serve(path: Path, loaded: Loaded) -> int:
     gc.freeze()
     # Calls free themselves by reference counts (a test says so); cycles are rare, so looking for them can be, too.
     gc.set_threshold(50_000, 20, 50)
-    runtime.log.info("ready", extra={"listeners": process.addresses, "admin": admin.address, "pid": os.getpid()})
+    line = None
+    if place is None:
+        runtime.log.info("ready", extra={"listeners": process.addresses, "admin": admin.address, "pid": os.getpid()})
+    else:
+        runtime.log.info("worker ready", extra={"worker": place.number, "pid": os.getpid()})
+        line = Line(place, asyncio.get_running_loop(), process.drain)
+        line.tell(state="ready")
     await process.stopped.wait()
     await asyncio.to_thread(admin.close)
     for close in runtime.closers:
         await asyncio.to_thread(close)
     if runtime.store is not None:
         await runtime.store.close()
+    if line is not None:
+        line.close()
     runtime.log.info("stopped", extra={"at_once": signals.at_once})
     return 3 if signals.at_once else 0
+
+
+class _Life(Protocol):
+    """What signals are for."""
+
+    def drain(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+    def reload(self) -> object: ...
 
 
 class _Signals:
     """TERM and INT drain, again they end; HUP reloads."""
 
-    def __init__(self, process: Process) -> None:
+    def __init__(self, process: _Life) -> None:
         self._process = process
         self._told = False
         self.at_once = False

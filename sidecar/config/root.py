@@ -66,6 +66,12 @@ class Root(Model):
     node: NodeConfig = Field(default_factory=NodeConfig, description="who this sidecar is")
     admin: AdminConfig = Field(default_factory=AdminConfig, description="probes, metrics, state, drain")
     store: StoreConfig | None = Field(None, description="what workers and hosts share; default: nothing is shared")
+    workers: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="processes that share the ports; what is to hold across them needs `store` and `shared: true`",
+    )
     drain_timeout: Duration = Field(
         default=30.0, description="RPCs in flight get so long to finish when the sidecar stops"
     )

@@ -72,14 +72,16 @@ class Process:
 
     # ── start ──
 
-    def start(self, loaded: Loaded) -> None:
-        """Bind every listener, then serve. Raises BindError or ValueError; nothing stays bound then."""
+    def start(self, loaded: Loaded, given: Mapping[str, socket.socket] | None = None) -> None:
+        """Bind every listener, or take the sockets `given` (by name), then serve. Raises BindError or ValueError; nothing
+        stays bound then.
+        """
         root: Root = loaded.root
         generation = self._builder.build(root, number=1, source_hash=loaded.source_hash)
         bound: dict[str, socket.socket] = {}
         try:
             for config in root.listeners:
-                bound[config.name] = bind(config.bind)
+                bound[config.name] = given[config.name] if given is not None else bind(config.bind)
             for config in root.listeners:
                 self._open(generation, config.name, bound[config.name])
         except BaseException:
@@ -169,6 +171,8 @@ class Process:
             raise ValueError("admin: a change needs a restart")
         if root.store != self.generation.root.store:
             raise ValueError("store: a change needs a restart")
+        if root.workers != self.generation.root.workers:
+            raise ValueError("workers: a change needs a restart")
 
     def _files_changed(self, files: set[Path]) -> None:
         if self.path in files:

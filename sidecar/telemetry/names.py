@@ -175,3 +175,8 @@ AUDIT_WRITE_FAILURES = MetricName(
 
 RPC_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 """Seconds; the buckets of OpenTelemetry's RPC conventions, with two finer ones for what a sidecar adds."""
+
+WORKERS = MetricName("sidecar_workers", "gauge", "Workers by where they stand in their life.", ("state",))
+WORKER_RESTARTS = MetricName(
+    "sidecar_worker_restarts_total", "counter", "Workers that died and were replaced, by place.", ("worker",)
+)

@@ -39,6 +39,36 @@ def bind(address: str) -> socket.socket:
     return listening
 
 
+def bind_shared(address: str, count: int) -> list[socket.socket]:
+    """`count` sockets at one address, among which the kernel shares out connections (SO_REUSEPORT). Raises BindError.
+
+    A path has no such sharing: there, all are the same socket.
+    """
+    first = bind(address)
+    if address.startswith("unix:"):
+        return [first, *(first.dup() for _ in range(count - 1))]
+    # Bound without sharing first: with it, a second sidecar would get half of our callers in silence.
+    target, family = first.getsockname(), first.family
+    first.close()
+    shared: list[socket.socket] = []
+    try:
+        for _ in range(count):
+            each = socket.socket(family, socket.SOCK_STREAM)
+            shared.append(each)
+            each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            if family == socket.AF_INET6:
+                each.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(not address.startswith((":", "[::]:"))))
+            each.bind(target)
+            each.listen(_BACKLOG)
+            each.setblocking(False)
+    except OSError as error:
+        for each in shared:
+            each.close()
+        raise BindError(f"cannot bind {address}: {_reason(error)}") from None
+    return shared
+
+
 def _bind_unix(path: str) -> socket.socket:
     _remove_stale(path)
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -39,15 +39,16 @@ class LoopStuckError(Exception):
 class AdminServer:
     """Serves one process's admin address until `close`."""
 
-    def __init__(self, process: Process, address: str, token: str | None) -> None:
-        """Binds at once; raises BindError."""
+    def __init__(self, process: Process, address: str, token: str | None, public: str | None = None) -> None:
+        """Binds at once; raises BindError. `public`: the address under which users reach it, if it is another one."""
         self.process = process
         self.token = token
         self._loop = asyncio.get_running_loop()
         listening = bind(address)
         listening.setblocking(True)
         self.address = shown_address(listening)
-        self.dashboard = Dashboard(process, self.on_loop, token=token, address=self.address)
+        self.public = public or self.address
+        self.dashboard = Dashboard(process, self.on_loop, token=token, address=self.public)
         self._server = _Server(self, listening)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), name="admin", daemon=True)
 
@@ -161,10 +162,10 @@ class _Handler(BaseHTTPRequestHandler):
             is_open = has_session or path in dashboard.OPEN
             if not is_open and not hmac.compare_digest(given.encode(), f"Bearer {admin.token}".encode()):
                 return HTTPStatus.UNAUTHORIZED, "give the admin token: `authorization: Bearer …`\n"
-        elif not admin.address.startswith("unix:"):
+        elif not admin.public.startswith("unix:"):
             # A page of another site must not reach us through a name that it made point here.
             host = self.headers.get("host", "")
-            if _host_name(host) not in _LOOPBACK_NAMES | {split_host_port(admin.address)[0]}:
+            if _host_name(host) not in _LOOPBACK_NAMES | {split_host_port(admin.public)[0]}:
                 return HTTPStatus.FORBIDDEN, "this host name is not the admin address\n"
         if changes:
             origin = self.headers.get("origin")

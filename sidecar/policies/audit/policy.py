@@ -51,6 +51,11 @@ def parse_sink(text: str) -> str:
     return text
 
 
+def own_path(path: Path, worker: int) -> Path:
+    """Each worker has a chain of its own, since a chain has one writer: `audit.jsonl` → `audit.worker-2.jsonl`."""
+    return path.with_name(f"{path.stem}.worker-{worker}{path.suffix}") if worker else path
+
+
 def sink_path(sink: str) -> Path:
     """The path of a `file:` URL."""
     return Path(unquote(urlsplit(sink).path))
@@ -114,7 +119,7 @@ class Audit(Policy[AuditConfig]):
 
     def __init__(self, config: AuditConfig, runtime: Runtime) -> None:
         """Touches no file: `sidecar validate` makes one of these, too. Raises ValueError for a sink that cannot be."""
-        path = sink_path(config.sink)
+        path = own_path(sink_path(config.sink), runtime.worker)
         _check_writable(path)
         key = config.checkpoint.key if config.checkpoint is not None else None
         if key is not None:
