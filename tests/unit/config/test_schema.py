@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from sidecar.config.root import Root
 from sidecar.config.schema import json_schema
 
 
@@ -18,15 +19,7 @@ def schema(order: Any) -> dict[str, Any]:
 def test_it_says_which_draft_it_is(schema: dict[str, Any]) -> None:
     assert schema["$schema"] == "http://json-schema.org/draft-07/schema#"
     assert schema["title"] == "sidecar configuration"
-    assert list(schema["properties"]) == [
-        "node",
-        "admin",
-        "store",
-        "drain_timeout",
-        "listeners",
-        "policies",
-        "clusters",
-    ]
+    assert list(schema["properties"]) == list(Root.model_fields)
     assert schema["required"] == ["listeners"]
 
 
