@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _LOOP_TIMEOUT = 2.0
 """Seconds after which a data loop that does not answer counts as stuck."""
+_LONGEST_BODY = 16 * 1024
 _NO_HEADERS: dict[str, str] = {}
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
@@ -111,6 +112,7 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     server: _Server
+    body: bytes
     protocol_version = "HTTP/1.1"
     timeout = 10
     server_version = "sidecar"
@@ -125,10 +127,15 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(
         self, table: dict[str, Callable[[_Handler], None]], other: dict[str, Callable[[_Handler], None]]
     ) -> None:
-        if table is _POST and "transfer-encoding" in self.headers:
+        # Before anything is answered: a body that nobody reads would be taken for the next request.
+        length = self.headers.get("content-length", "0")
+        if "transfer-encoding" in self.headers or not length.isdecimal() or int(length) > _LONGEST_BODY:
             self.close_connection = True
-            self.text(HTTPStatus.LENGTH_REQUIRED, "say how long the body is\n")
+            self.text(
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"at most {_LONGEST_BODY} bytes, and content-length says so\n"
+            )
             return
+        self.body = self.rfile.read(int(length))
         path = urlsplit(self.path).path
         handler = table.get(path)
         if handler is None:
@@ -139,8 +146,6 @@ class _Handler(BaseHTTPRequestHandler):
             return
         refusal = self._refusal(path, changes=table is _POST)
         if refusal is not None:
-            # What the body says is not looked at.
-            self.close_connection = self.close_connection or table is _POST
             if refusal[0] is HTTPStatus.UNAUTHORIZED and table is _GET and dashboard.wants_page(self):
                 dashboard.see(self, "/login")
             else:
