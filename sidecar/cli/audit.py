@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
+from sidecar.cli.progress import Progress
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -69,7 +71,9 @@ def verify(
     except ValueError as error:
         raise click.UsageError(f"--key: {error}") from None
     try:
-        report = check(logs, pins=pins, checkpoint=checkpoint, expect_sequence=expect_sequence)
+        size = sum(path.stat().st_size for path in logs) / 1e6
+        with Progress(f"verifying {size:.0f} MB"):
+            report = check(logs, pins=pins, checkpoint=checkpoint, expect_sequence=expect_sequence)
     except OSError as error:
         raise click.ClickException(f"{error.filename}: {error.strerror}") from None
     if output == "json":

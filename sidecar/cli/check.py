@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sidecar.cli.load import file_loaders
+from sidecar.cli.progress import Progress
 from sidecar.config.units import parse_duration
 
 if TYPE_CHECKING:
@@ -63,7 +64,8 @@ def check(path: Path | None, admin: str | None, wait: str, output: str) -> None:
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--wait") from None
     while True:
-        findings = list(_findings(path, admin))
+        with Progress("checking") as progress:
+            findings = list(_findings(path, admin, progress))
         failed = sum(each.result == "failed" for each in findings)
         if not failed or time.monotonic() >= deadline:
             break
@@ -90,13 +92,15 @@ def _print(findings: list[Finding]) -> None:
     click.echo(f"\nStatus: {failed} of {len(findings)} checks failed" if failed else "\nStatus: all is well")
 
 
-def _findings(path: Path | None, admin: str | None) -> Iterator[Finding]:
+def _findings(path: Path | None, admin: str | None, progress: Progress) -> Iterator[Finding]:
     if path is not None:
+        progress.step(str(path))
         loaded = yield from _configuration(path)
         if loaded is not None:
             yield from _certificates(loaded)
-            yield from _upstreams(loaded)
+            yield from _upstreams(loaded, progress)
     if admin is not None:
+        progress.step(admin)
         yield from _running(admin.rstrip("/"))
     yield from _clock()
 
@@ -168,9 +172,10 @@ def _names(name: str, file: Path) -> Iterator[Finding]:
         yield Finding("certificates", f"{name}: names", "warning", hint)
 
 
-def _upstreams(loaded: Loaded) -> Iterator[Finding]:
+def _upstreams(loaded: Loaded, progress: Progress) -> Iterator[Finding]:
     for name, config in loaded.root.clusters.items():
         for address in config.endpoints:
+            progress.step(f"cluster {name}: {address}")
             problem = asyncio.run(_dial(loaded, config, address))
             shown = f"cluster {name}: {address}"
             if problem is None:
