@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import random
 import shutil
 import signal
 import sys
@@ -428,10 +429,42 @@ async def _stay(stage: _Stage) -> None:
     _shown(f'call:     {python} -m clients.python --target {stage.outbound} execute query \'{{"sql": "SELECT 42"}}\'')
     _shown(f"grpcurl:  grpcurl -plaintext {stage.outbound} list")
     for name, address in stage.admin.items():
-        _shown(f"{name:9} http://{address}/   metrics http://{address}/metrics")
+        _shown(f"{name:9} dashboard http://{address}/   terminal: sidecar status --watch --admin {address}")
     _shown(f"folder:   {stage.place}")
+    _shown("a little traffic of every kind runs, so that there is something to see")
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopped.set)
+    traffic = asyncio.ensure_future(_traffic(stage))
     await stopped.wait()
+    traffic.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await traffic
+
+
+async def _traffic(stage: _Stage) -> None:
+    """Until cancelled: reads and writes, a stream now and then, and what is refused or comes too late."""
+    from clients.python.client import AgentClient
+    from clients.python.failure import CallFailure
+
+    chance = random.Random()
+    slow = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n LIMIT 3000000) SELECT count(*) FROM n"
+
+    async def stream(client: AgentClient) -> None:
+        async for _ in client.stream("query", {"sql": "SELECT * FROM invoices", "limit": 500, "page_size": 100}):
+            pass
+
+    async with AgentClient(stage.outbound, agent="data") as client:
+        kinds: list[tuple[float, Callable[[], Any]]] = [
+            (70, lambda: client.execute("query", {"sql": "SELECT count(*) FROM invoices"})),
+            (20, lambda: client.execute("query", {"sql": "SELECT * FROM invoices LIMIT 50"})),
+            (6, lambda: stream(client)),
+            (2, lambda: client.execute("query", {"sql": slow}, timeout=0.1)),
+            (2, lambda: _raw(stage.outbound, "/admin.v1.Secrets/Dump")),
+        ]
+        while True:
+            (kind,) = chance.choices([each for _, each in kinds], [weight for weight, _ in kinds])
+            with contextlib.suppress(CallFailure):
+                await kind()
+            await asyncio.sleep(chance.expovariate(12))
