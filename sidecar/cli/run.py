@@ -136,6 +136,7 @@ async def _serve(path: Path, loaded: Loaded, place: Place | None = None) -> int:
         click.echo(f"{path}: store.url: {error}", err=True)
         return 1
     process = Process(path, runtime, os.environ)
+    await process.rollouts.recall(loaded.root.clusters)
     admin_config = loaded.root.admin
     try:
         token = admin_config.token.get_secret_value() if admin_config.token is not None else None

@@ -290,6 +290,10 @@ class Cluster:
         return [((self.name, each.address), value(each)) for each in self._endpoints.values()]
 
     @property
+    def scheme(self) -> str:
+        return "http" if self._options.context() is None else "https"
+
+    @property
     def parts(self) -> tuple[Cluster, ...]:
         """A cluster of versions has several; this is one."""
         return (self,)

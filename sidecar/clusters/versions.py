@@ -95,6 +95,10 @@ class Version:
         return any(each.is_ready and each.vitals.is_fit and each.vitals.admits for each in self.cluster.endpoints)
 
     @property
+    def scheme(self) -> str:
+        return self.cluster.scheme
+
+    @property
     def problem(self) -> str:
         """Why it is not serving, in words."""
         causes = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated
 
 from pydantic import Field
@@ -13,7 +13,8 @@ from sidecar.clusters.concurrency import ConcurrencyConfig
 from sidecar.clusters.ejection import OutlierEjectionConfig
 from sidecar.clusters.health import HealthCheckConfig
 from sidecar.config.model import Model
-from sidecar.config.units import Address, Duration, FilePath, HostName, IdentityPattern, Percent, duration_between
+from sidecar.config.units import Address, Duration, FilePath, HostName, IdentityPattern, Name, Percent, duration_between
+from sidecar.rollout.config import RolloutConfig, VersionConfig
 
 
 class ClusterTlsConfig(Model):
@@ -53,7 +54,13 @@ class ClusterConfig(Model):
     """A set of endpoints that serve the same."""
 
     endpoints: tuple[Address, ...] = Field(
-        min_length=1, description="host:port (DNS names are resolved again and again) or unix:/path"
+        default=(), min_length=1, description="host:port (DNS names are resolved again and again) or unix:/path"
+    )
+    versions: Mapping[Name, VersionConfig] = Field(
+        default_factory=dict, description="in place of endpoints: several versions side by side, by name"
+    )
+    rollout: RolloutConfig | None = Field(
+        default=None, description="how one version takes over from another; absent = everything to the first version"
     )
     tls: ClusterTlsConfig | None = Field(default=None, description="absent = clear text (h2c)")
     connections: int = Field(default=1, ge=1, le=64, description="HTTP/2 connections per endpoint")
@@ -83,6 +90,7 @@ class ClusterConfig(Model):
     )
 
     def contradictions(self) -> Iterator[tuple[str, str]]:
+        yield from self._where()
         for index, endpoint in enumerate(self.endpoints):
             first = self.endpoints.index(endpoint)
             if first < index:
@@ -94,3 +102,15 @@ class ClusterConfig(Model):
                         f"endpoints.{index}",
                         "has no host name to look for in its certificate; set tls.peer_identities or tls.server_name",
                     )
+
+    def _where(self) -> Iterator[tuple[str, str]]:
+        if not self.endpoints and not self.versions:
+            yield "endpoints", "is required; add it (or versions: where it runs, by version)"
+        if self.endpoints and self.versions:
+            yield "versions", "stand beside endpoints; give one of them"
+        if self.rollout is None:
+            return
+        for field, version in (("stable", self.rollout.stable), ("candidate", self.rollout.candidate)):
+            if version not in self.versions:
+                known = ", ".join(self.versions) or "none"
+                yield f"rollout.{field}", f"is no version of this cluster; known: {known}"

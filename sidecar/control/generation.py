@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sidecar.clusters.cluster import Cluster, ClusterRules
+from sidecar.clusters.health import HealthCheckConfig
 from sidecar.clusters.upstream import UpstreamOptions
+from sidecar.clusters.versions import Selection, VersionedCluster
 from sidecar.clusters.vitals import EndpointRules
 from sidecar.config.root import effective_policies
 from sidecar.http2.connection import Limits
@@ -17,6 +19,7 @@ from sidecar.policies import ORDER
 from sidecar.proxy.edge import Edge
 from sidecar.proxy.plan import Plan
 from sidecar.proxy.routing import Match, RouteTable
+from sidecar.rollout.rollouts import Rollouts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,17 +40,26 @@ class Generation:
     root: Root
     source_hash: str
     edges: Mapping[str, Edge]
-    clusters: Mapping[str, Cluster]
+    clusters: Mapping[str, Cluster | VersionedCluster]
+
+    @property
+    def parts(self) -> list[Cluster]:
+        """The clusters, each version as one of its own."""
+        return [part for cluster in self.clusters.values() for part in cluster.parts]
 
 
 class Builder:
     """Makes generations. Clusters whose configuration did not change are handed on, with their connections."""
 
-    def __init__(self, runtime: Runtime, flusher: Flusher, certificates: Certificates) -> None:
+    def __init__(
+        self, runtime: Runtime, flusher: Flusher, certificates: Certificates, rollouts: Rollouts | None = None
+    ) -> None:
         self._runtime = runtime
         self._flusher = flusher
         self._certificates = certificates
-        self._clusters: dict[str, tuple[ClusterConfig, Cluster]] = {}
+        # Whoever only checks or explains has none that run.
+        self._rollouts = rollouts or Rollouts(runtime, lambda _: None)
+        self._clusters: dict[str, tuple[ClusterConfig, Cluster | VersionedCluster]] = {}
 
     def build(self, root: Root, *, number: int, source_hash: str) -> Generation:
         """A complete generation, nothing started. Raises ValueError naming what cannot be built; nothing has changed then."""
@@ -66,6 +78,13 @@ class Builder:
         for name, (_, cluster) in former.items():
             if name not in self._clusters or self._clusters[name][1] is not cluster:
                 cluster.drain()
+        self._rollouts.adopt(
+            {
+                name: (config, cluster)
+                for name, (config, cluster) in self._clusters.items()
+                if isinstance(cluster, VersionedCluster)
+            }
+        )
         for edge in generation.edges.values():
             for plan in edge.routes.plans():
                 for policy in plan.policies:
@@ -73,7 +92,7 @@ class Builder:
         self._runtime.kept.sweep()
         self._certificates.sweep()
 
-    def _cluster(self, name: str, config: ClusterConfig) -> Cluster:
+    def _cluster(self, name: str, config: ClusterConfig) -> Cluster | VersionedCluster:
         context = self._certificates.for_cluster(config)
         if name in self._clusters and self._clusters[name][0] == config:
             return self._clusters[name][1]
@@ -85,6 +104,18 @@ class Builder:
             server_name=config.tls.server_name if config.tls else None,
             verify=self._certificates.verifier(config),
         )
+        if config.versions:
+            return VersionedCluster(
+                name,
+                {version: tuple(each.endpoints) for version, each in config.versions.items()},
+                split=self._rollouts.split(name, config),
+                selection=selection_of(config),
+                runtime=self._runtime,
+                flusher=self._flusher,
+                options=options,
+                connections=config.connections,
+                rules=cluster_rules(config),
+            )
         return Cluster(
             name,
             tuple(config.endpoints),
@@ -95,7 +126,7 @@ class Builder:
             rules=cluster_rules(config),
         )
 
-    def _edge(self, root: Root, config: ListenerConfig, clusters: Mapping[str, Cluster]) -> Edge:
+    def _edge(self, root: Root, config: ListenerConfig, clusters: Mapping[str, Cluster | VersionedCluster]) -> Edge:
         routes = []
         for route in config.routes:
             match = Match(
@@ -122,7 +153,7 @@ class Builder:
         config: ListenerConfig,
         route: str,
         configured: Mapping[str, Any],
-        cluster: Cluster | None,
+        cluster: Cluster | VersionedCluster | None,
         *,
         idempotent: bool,
     ) -> Plan:
@@ -153,19 +184,37 @@ class Builder:
 def cluster_rules(config: ClusterConfig) -> ClusterRules:
     """What a cluster demands of its endpoints, and how it chooses among them."""
     ejection, concurrency = config.outlier_ejection, config.concurrency
+    health, panic_below = config.health_check, config.panic_below
+    if config.rollout is not None:
+        # A version that does not serve is known by its health; what it cannot take goes to the other one.
+        health = health or HealthCheckConfig()
+        panic_below = panic_below if "panic_below" in config.model_fields_set else 0.0
     return ClusterRules(
         balancing=config.balancing,
         slow_start=config.slow_start,
-        panic_below=config.panic_below,
+        panic_below=panic_below,
         max_ejected_percent=ejection.max_ejected_percent if ejection is not None else 0.0,
         max_in_flight=concurrency.max_in_flight if concurrency is not None else None,
         max_pending=concurrency.max_pending if concurrency is not None else 1024,
         endpoint=EndpointRules(
             breaker=config.circuit_breaker,
             ejection=ejection,
-            health=config.health_check,
+            health=health,
             penalises=config.balancing.rule == "least_request",
         ),
+    )
+
+
+def selection_of(config: ClusterConfig) -> Selection:
+    """How calls choose among the versions of a cluster."""
+    rollout = config.rollout
+    if rollout is None:
+        return Selection()
+    override = rollout.override
+    return Selection(
+        sticky=None if rollout.sticky.by == "off" else rollout.sticky.by,
+        override_roles=frozenset(override.roles if override is not None else ()),
+        override_rules=frozenset(override.rules if override is not None else ()),
     )
 
 

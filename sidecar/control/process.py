@@ -15,6 +15,8 @@ from sidecar.control.generation import Builder, Generation, direction_of, listen
 from sidecar.control.revocations import RevocationLists
 from sidecar.control.watch import INTERVAL, FileWatch
 from sidecar.listeners.listener import Listener
+from sidecar.policies.audit.notes import note
+from sidecar.rollout.rollouts import Rollouts
 from sidecar.telemetry import names
 from sidecar.transport.bind import bind, shown_address
 from sidecar.transport.socket import Flusher
@@ -63,7 +65,8 @@ class Process:
         self._flusher = Flusher(asyncio.get_running_loop())
         self.certificates = Certificates(runtime.clock.wall)
         self._revocations = RevocationLists()
-        self._builder = Builder(runtime, self._flusher, self.certificates)
+        self.rollouts = Rollouts(runtime, self._rollout_moved)
+        self._builder = Builder(runtime, self._flusher, self.certificates, self.rollouts)
         self._watch = FileWatch(runtime.clock, self._files_changed)
         self._reloads = {
             result: runtime.metrics.counter(names.CONFIG_RELOADS, result=result) for result in ("accepted", "rejected")
@@ -114,6 +117,10 @@ class Process:
         self.warnings = tuple(map(str, loaded.warnings))
         self.loaded_at = self.runtime.clock.wall()
         self._watch.watch({*loaded.files, *(path for each in self._policies() for path in each.files)})
+
+    def _rollout_moved(self, event: dict[str, Any]) -> None:
+        """A transition that was decided here goes into every audit log, as what people do."""
+        note(self._policies(), "rollout", event, self.runtime.clock.wall())
 
     def _policies(self) -> list[Policy[Any]]:
         edges = self.generation.edges.values() if self.generation is not None else ()
@@ -253,6 +260,7 @@ class Process:
             return
         self.state = State.STOPPED
         self._watch.stop()
+        self.rollouts.close()
         for listener in self.listeners.values():
             listener.close()
         if self.generation is not None:
@@ -304,9 +312,9 @@ class Process:
         return [((each.name, each.edge.direction), value(each)) for each in self.listeners.values()]
 
     def _per_endpoint(self, value: Callable[[Endpoint], float]) -> list[Sample]:
-        clusters = self.generation.clusters if self.generation is not None else {}
+        clusters = self.generation.parts if self.generation is not None else ()
         return [
             ((cluster.name, endpoint.address), value(endpoint))
-            for cluster in clusters.values()
+            for cluster in clusters
             for endpoint in cluster.endpoints
         ]

@@ -186,13 +186,13 @@ class RolloutConfig(Model):
     steps: tuple[Percent, ...] = Field(
         default=(10.0, 25.0, 50.0, 100.0), min_length=1, description="percent of new RPCs for the candidate"
     )
-    first_step_for: Annotated[Duration, duration_between("100ms", "365d")] = Field(
+    first_step_for: Annotated[Duration, duration_between("100ms", "8760h")] = Field(
         default=1800.0, description="how long the first step lasts"
     )
-    step_for: Annotated[Duration, duration_between("100ms", "365d")] = Field(
+    step_for: Annotated[Duration, duration_between("100ms", "8760h")] = Field(
         default=600.0, description="how long each other step lasts; blue_green: how long the switch is watched"
     )
-    ready_within: Annotated[Duration, duration_between("100ms", "365d")] = Field(
+    ready_within: Annotated[Duration, duration_between("100ms", "8760h")] = Field(
         default=600.0,
         description="a candidate that is not SERVING, and does not pass its smoke RPCs, within is rolled back",
     )
@@ -208,7 +208,7 @@ class RolloutConfig(Model):
     manual_gates: tuple[Gate, ...] = Field(
         default=(), description="wait for `resume` before these steps (percent), before the start, before promote"
     )
-    keep_old_for: Annotated[Duration, duration_between("0s", "365d")] = Field(
+    keep_old_for: Annotated[Duration, duration_between("0s", "8760h")] = Field(
         default=86400.0, description="the old version stays warm for rollback"
     )
     on_start: Actions = Field(default=(), description="when the candidate gets its first traffic")

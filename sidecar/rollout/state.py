@@ -72,6 +72,8 @@ class State:
     """When this phase and step began, in seconds since the epoch."""
     kept_until: float | None = None
     """Until when the version that lost is kept, in seconds since the epoch; None = for as long as this state."""
+    reference: Mapping[str, Any] | None = None
+    """The last counts of stable that were enough to compare with (`Counts.as_dict`)."""
     history: tuple[Transition, ...] = ()
 
     @property

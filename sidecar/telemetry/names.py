@@ -173,6 +173,28 @@ AUDIT_WRITE_FAILURES = MetricName(
     ("sink",),
 )
 
+ROLLOUT_PERCENT = MetricName(
+    "sidecar_rollout_percent", "gauge", "Share of the new RPCs that a version is to get.", ("cluster", "version")
+)
+ROLLOUT_MEASURED_PERCENT = MetricName(
+    "sidecar_rollout_measured_percent",
+    "gauge",
+    "Share of the attempts that a version has really got since its share last changed.",
+    ("cluster", "version"),
+)
+ROLLOUT_LEADS = MetricName(
+    "sidecar_rollout_leads", "gauge", "1 where this sidecar decides about the rollout.", ("cluster",)
+)
+ROLLOUT_TRANSITIONS = MetricName(
+    "sidecar_rollout_transitions_total", "counter", "Changes of a rollout, by the phase entered.", ("cluster", "phase")
+)
+ROLLOUT_CHECKS = MetricName(
+    "sidecar_rollout_checks_total", "counter", "Analyses of a candidate, by verdict.", ("cluster", "verdict")
+)
+ROLLOUT_ACTIONS = MetricName(
+    "sidecar_rollout_actions_total", "counter", "Webhooks and commands on transitions.", ("kind", "result")
+)
+
 RPC_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 """Seconds; the buckets of OpenTelemetry's RPC conventions, with two finer ones for what a sidecar adds."""
 

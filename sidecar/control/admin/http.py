@@ -19,6 +19,7 @@ from urllib.parse import parse_qs, urlsplit
 from sidecar.control.admin import view
 from sidecar.control.admin.dashboard import requests as dashboard
 from sidecar.control.admin.dashboard.board import Dashboard
+from sidecar.rollout.rollouts import ORDERS, NoSuchRollout, Refused, StoreUnavailable
 from sidecar.transport.bind import bind, shown_address, split_host_port
 
 if TYPE_CHECKING:
@@ -282,6 +283,41 @@ def _index(request: _Handler) -> None:
     request.text(HTTPStatus.OK, "\n".join([*lines, ""]))
 
 
+def _rollout(request: _Handler) -> None:
+    admin = request.server.admin
+    query = request.query()
+    rollouts = admin.process.rollouts
+    if "cluster" not in query:
+        request.json(admin.on_loop(rollouts.all))
+        return
+    try:
+        request.json(admin.on_loop(lambda: rollouts.one(query["cluster"][0])))
+    except LookupError as error:
+        request.text(HTTPStatus.NOT_FOUND, f"{error}\n")
+
+
+def _order(order: str) -> Callable[[_Handler], None]:
+    """One thing that can be asked of a rollout; `by` names who asks."""
+
+    def answer(request: _Handler) -> None:
+        admin = request.server.admin
+        query = request.query()
+        if "cluster" not in query:
+            request.text(HTTPStatus.BAD_REQUEST, "say of which cluster: ?cluster=NAME\n")
+            return
+        by = query.get("by", ["admin"])[0][:100]
+        try:
+            request.json(admin.wait_for(lambda: admin.process.rollouts.order(query["cluster"][0], order, by=by)))
+        except NoSuchRollout as error:
+            request.text(HTTPStatus.NOT_FOUND, f"{error}\n")
+        except Refused as error:
+            request.text(HTTPStatus.CONFLICT, f"{error}\n")
+        except StoreUnavailable as error:
+            request.text(HTTPStatus.SERVICE_UNAVAILABLE, f"the store gives no answer ({error.kind}); nothing was done\n")
+
+    return answer
+
+
 _PROBES = frozenset({"/livez", "/readyz"})
 _GET: dict[str, Callable[[_Handler], None]] = {
     "/": _index,
@@ -294,6 +330,7 @@ _GET: dict[str, Callable[[_Handler], None]] = {
     "/certs": _view(view.certificates),
     "/drain": _view(view.drain),
     "/explain": _explain,
+    "/rollout": _rollout,
     "/version": _view(lambda _: view.version()),
     "/status": dashboard.status,
     "/login": dashboard.login_form,
@@ -306,4 +343,5 @@ _POST: dict[str, Callable[[_Handler], None]] = {
     "/drain": _drain,
     "/login": dashboard.log_in,
     "/logout": dashboard.log_out,
+    **{f"/rollout/{order}": _order(order) for order in ORDERS},
 }

@@ -82,7 +82,7 @@ def clusters(process: Process) -> list[dict[str, Any]]:
             "pending_limit": cluster.rules.max_pending,
             "panic": cluster.is_panicking,
         }
-        for cluster in generation.clusters.values()
+        for cluster in generation.parts
     ]
 
 

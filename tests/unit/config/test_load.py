@@ -85,8 +85,7 @@ BAD: list[tuple[str, str, str]] = [
     (
         "drain_timeout: 30s",
         "drain_timeuot: 30s",
-        "4:1: drain_timeuot: unknown field; did you mean `drain_timeout`? allowed: "
-        f"{SECTIONS}",
+        f"4:1: drain_timeuot: unknown field; did you mean `drain_timeout`? allowed: {SECTIONS}",
     ),
     (
         "node: {name: orders-1}",
@@ -116,15 +115,21 @@ BAD: list[tuple[str, str, str]] = [
     ),
     (
         "connections: 1\n",
-        "rollout: {}\n",
-        "54:5: clusters.data-agent.rollout: unknown field; allowed: endpoints, tls, connections, keepalive, "
-        "connect_timeout, balancing, slow_start, panic_below, health_check, outlier_ejection, circuit_breaker, concurrency",
+        "unheard_of: {}\n",
+        "54:5: clusters.data-agent.unheard_of: unknown field; allowed: endpoints, versions, rollout, tls, connections, "
+        "keepalive, connect_timeout, balancing, slow_start, panic_below, health_check, outlier_ejection, circuit_breaker, "
+        "concurrency",
+    ),
+    (
+        "connections: 1\n",
+        "rollout: {stable: blue}\n",
+        "54:14: clusters.data-agent.rollout.candidate: is required; add it (the version that is to take over)",
     ),
     (
         "connections: 1\n",
         "circuit_braker: {}\n",
         "54:5: clusters.data-agent.circuit_braker: unknown field; did you mean `circuit_breaker`? allowed: endpoints, "
-        "tls, connections, keepalive, connect_timeout, balancing, slow_start, panic_below, health_check, "
+        "versions, rollout, tls, connections, keepalive, connect_timeout, balancing, slow_start, panic_below, health_check, "
         "outlier_ejection, circuit_breaker, concurrency",
     ),
     (
@@ -181,8 +186,7 @@ BAD: list[tuple[str, str, str]] = [
     (
         '    endpoints: ["127.0.0.1:50051"]\n',
         "    connections: 1\n",
-        "45:5: clusters.local.endpoints: is required; add it (host:port (DNS names are resolved again and "
-        "again) or unix:/path)",
+        "45:5: clusters.local.endpoints: is required; add it (or versions: where it runs, by version)",
     ),
     # nothing where something must be
     (
