@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from sidecar.proxy.call import Call
-    from sidecar.proxy.rejection import Rejection
+    from sidecar.proxy.rejection import Reason, Rejection
 
 KEPT = 100
+"""Kinds of refusals."""
 _LONGEST = 300
 """Characters of what a caller chose (a method name) or what was said to it: the ring is bounded in bytes, too."""
 
@@ -30,32 +30,38 @@ class Refusal(NamedTuple):
 
 
 class RecentRefusals:
-    """A ring of the newest `KEPT` refusals."""
+    """The newest refusal of each of the last `KEPT` kinds: a flood of one kind does not wash the others away."""
 
-    __slots__ = ("_ring", "total")
+    __slots__ = ("_kinds", "total")
 
     def __init__(self) -> None:
-        self._ring: deque[Refusal] = deque(maxlen=KEPT)
+        # (listener, route, method, identity, reason) → the newest, and how many there were; the newest kind last.
+        self._kinds: dict[tuple[str, str, str, str | None, Reason], tuple[Refusal, int]] = {}
         self.total = 0
 
     def note(self, call: Call, rejection: Rejection) -> None:
         """`call` is being refused with `rejection`."""
         self.total += 1
-        self._ring.append(
-            Refusal(
-                call.connection.now,
-                call.edge.name,
-                call.plan.route,
-                call.path[:_LONGEST],
-                (call.identity or "")[:_LONGEST],
-                call.peer.address,
-                rejection.code.name,
-                rejection.reason.name,
-                rejection.message[:_LONGEST],
-                call.request_id_text,
-            )
+        kinds = self._kinds
+        edge, plan = call.edge, call.plan
+        refusal = Refusal(
+            call.connection.now,
+            edge.name,
+            plan.route,
+            call.path[:_LONGEST],
+            (call.identity or "")[:_LONGEST],
+            call.peer.address,
+            rejection.code.name,
+            rejection.reason.name,
+            rejection.message[:_LONGEST],
+            call.request_id_text,
         )
+        key = (edge.name, plan.route, refusal.method, call.identity, rejection.reason)
+        former = kinds.pop(key, None)
+        kinds[key] = (refusal, 1 if former is None else former[1] + 1)
+        if len(kinds) > KEPT:
+            del kinds[next(iter(kinds))]
 
-    def newest(self, count: int = KEPT) -> list[Refusal]:
-        """The newest first."""
-        return list(reversed(self._ring))[:count]
+    def newest(self, count: int = KEPT) -> list[tuple[Refusal, int]]:
+        """The newest of each kind with how many there were, the newest kind first."""
+        return list(reversed(self._kinds.values()))[:count]

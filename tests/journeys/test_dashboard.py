@@ -161,6 +161,7 @@ def test_log_in_look_and_log_out(locked: Sidecar) -> None:
     # The cookie alone is not enough for a change: a page of ours says that it is one.
     assert browsing.send("POST", "/drain", {})[0] == 403
     assert browsing.send("POST", "/logout", {}, origin="http://evil.example")[0] == 403
+    assert browsing.post("/logout", {"csrf": "0" * 64})[0] == 403, "nor is the origin"
     csrf = re.search(r'name="csrf" content="([0-9a-f]{64})"', body)
     assert csrf is not None
     kept = browsing.cookie

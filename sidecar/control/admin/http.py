@@ -180,6 +180,8 @@ class _Handler(BaseHTTPRequestHandler):
             # A browser that sends a cookie says where it comes from; what comes with a cookie and does not is no browser.
             if not is_ours or site not in {"same-origin", "none"} or (origin is None and has_session):
                 return HTTPStatus.FORBIDDEN, "changes from pages of another origin are refused\n"
+            if origin is not None and path not in dashboard.OPEN and not dashboard.is_form_of_ours(self):
+                return HTTPStatus.FORBIDDEN, "this form is not of this page; load it again\n"
         return None
 
     @property
@@ -313,7 +315,9 @@ def _order(order: str) -> Callable[[_Handler], None]:
         except Refused as error:
             request.text(HTTPStatus.CONFLICT, f"{error}\n")
         except StoreUnavailable as error:
-            request.text(HTTPStatus.SERVICE_UNAVAILABLE, f"the store gives no answer ({error.kind}); nothing was done\n")
+            request.text(
+                HTTPStatus.SERVICE_UNAVAILABLE, f"the store gives no answer ({error.kind}); nothing was done\n"
+            )
 
     return answer
 

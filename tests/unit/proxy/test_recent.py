@@ -17,7 +17,8 @@ def test_what_is_told_of_a_refusal() -> None:
     scene = refusing()
     scene.advance(3)
     scene.call(("x-request-id", "abc-123"))
-    (found,) = scene.runtime.refusals.newest()
+    ((found, times),) = scene.runtime.refusals.newest()
+    assert times == 1
     assert found == (
         scene.clock.monotonic(),
         "inbound",
@@ -39,18 +40,27 @@ def test_a_call_that_passes_leaves_nothing() -> None:
     assert scene.runtime.refusals.total == 0
 
 
-def test_the_newest_come_first_and_old_ones_go() -> None:
+def test_a_flood_of_one_kind_leaves_the_others() -> None:
     scene = refusing()
-    for number in range(KEPT + 5):
+    scene.call(("x-request-id", "early"), path="/test.Service/Other")
+    for number in range(1000):
         scene.call(("x-request-id", f"n-{number}"))
     found = scene.runtime.refusals.newest()
-    assert [each.request_id for each in found] == [f"n-{number}" for number in range(KEPT + 4, 4, -1)]
-    assert scene.runtime.refusals.total == KEPT + 5
-    assert [each.request_id for each in scene.runtime.refusals.newest(2)] == ["n-104", "n-103"]
+    assert [(each.request_id, times) for each, times in found] == [("n-999", 1000), ("early", 1)]
+    assert scene.runtime.refusals.total == 1001
+
+
+def test_old_kinds_go() -> None:
+    scene = refusing()
+    for number in range(KEPT + 5):
+        scene.call(path=f"/test.Service/M{number}")
+    found = scene.runtime.refusals.newest()
+    assert [each.method for each, _ in found] == [f"/test.Service/M{number}" for number in range(KEPT + 4, 4, -1)]
+    assert [each.method for each, _ in scene.runtime.refusals.newest(1)] == [f"/test.Service/M{KEPT + 4}"]
 
 
 def test_long_texts_are_cut() -> None:
     scene = refusing("x" * 5000)
     scene.call(path="/" + "p" * 3000 + ".S/M")
-    (found,) = scene.runtime.refusals.newest()
+    ((found, _),) = scene.runtime.refusals.newest()
     assert (len(found.message), len(found.method)) == (300, 300)

@@ -8,7 +8,8 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from sidecar.control.admin.dashboard.history import History
-from sidecar.control.admin.dashboard.page import CSRF, page, panels
+from sidecar.control.admin.dashboard.marks import CSRF
+from sidecar.control.admin.dashboard.page import page, panels
 from sidecar.control.admin.dashboard.picture import picture
 from sidecar.control.admin.dashboard.sessions import Sessions
 

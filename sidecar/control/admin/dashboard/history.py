@@ -197,7 +197,8 @@ class History:
         clusters = process.generation.clusters if process.generation is not None else {}
         endpoints = {
             (cluster.name, endpoint.address): Totals(endpoint.ended, endpoint.failed)
-            for cluster in clusters.values()
+            for whole in clusters.values()
+            for cluster in whole.parts
             for endpoint in cluster.endpoints
         }
         limits: dict[tuple[str, str], float] = {}

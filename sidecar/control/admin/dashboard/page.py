@@ -7,18 +7,17 @@ from typing import TYPE_CHECKING, Any
 from sidecar.control.admin.dashboard import words
 from sidecar.control.admin.dashboard.charts import charts, spark
 from sidecar.control.admin.dashboard.html import Child, Html, tag
+from sidecar.control.admin.dashboard.marks import CSRF, MARKS, chip
+from sidecar.control.admin.dashboard.rollouts import rollouts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from sidecar.control.admin.dashboard.history import History
 
-CSRF = "\N{SYMBOL FOR SUBSTITUTE}csrf\N{SYMBOL FOR SUBSTITUTE}"
-"""Stands where each reader gets a token of its own: panels are drawn once for all."""
 _ENDPOINTS_SHOWN = 24
 _ROUTES_SHOWN = 40
 _STATES = {"serving": "good", "probing": "warn", "connecting": "warn", "circuit open": "bad", "unreachable": "bad"}
-_MARKS = {"good": "●", "warn": "▲", "bad": "✕", "calm": "○"}
 _SEVERITIES = {"critical": "bad", "warning": "warn", "notice": "calm"}
 _BAD_SHARE = 0.95
 _POOR_SHARE = 0.99
@@ -31,6 +30,7 @@ def panels(picture: Mapping[str, Any], history: History) -> dict[str, Html]:
         "troubles": _troubles(picture),
         "charts": charts(history.points),
         "path": _path(picture, history),
+        "rollouts": rollouts(picture),
         "refusals": _refusals(picture),
     }
 
@@ -56,6 +56,7 @@ def page(drawn: Mapping[str, str], title: str, *, may_leave: bool) -> str:
             tag("section", Html(drawn["troubles"]), id="troubles", aria_live="polite", aria_label="What is wrong now"),
             tag("section", Html(drawn["charts"]), id="charts", aria_label="The last 15 minutes"),
             tag("section", Html(drawn["path"]), id="path", aria_label="The path of calls"),
+            tag("section", Html(drawn["rollouts"]), id="rollouts", aria_label="Rollouts"),
             tag("section", Html(drawn["refusals"]), id="refusals", aria_label="Refusals"),
         ),
         tag(
@@ -64,6 +65,7 @@ def page(drawn: Mapping[str, str], title: str, *, may_leave: bool) -> str:
             tag("span", "connecting …", id="live", role="status", class_="waiting"),
             logout if may_leave else None,
         ),
+        tag("p", id="said", role="status"),
         tag("noscript", tag("p", "Without JavaScript this page shows the moment it was loaded.")),
     )
     return document(
@@ -145,7 +147,7 @@ def _head(picture: Mapping[str, Any]) -> Html:
         tag(
             "div",
             tag("h1", picture["node"] or "sidecar"),
-            _chip(state, {"ready": "good", "draining": "warn"}.get(state, "calm")),
+            chip(state, {"ready": "good", "draining": "warn"}.get(state, "calm")),
             class_="name",
         ),
         tag(
@@ -170,10 +172,6 @@ def _figure(name: str, value: str, kind: str = "") -> Html:
     return tag("div", tag("dt", name), tag("dd", value, class_=kind or None))
 
 
-def _chip(text: str, kind: str) -> Html:
-    return tag("span", tag("i", _MARKS[kind], aria_hidden="true"), f" {text}", class_=f"chip {kind}")
-
-
 def _quality(success: float | None) -> str:
     if success is None:
         return ""
@@ -188,7 +186,7 @@ def _troubles(picture: Mapping[str, Any]) -> Html:
     if not found:
         return tag(
             "p",
-            tag("i", _MARKS["good"], aria_hidden="true"),
+            tag("i", MARKS["good"], aria_hidden="true"),
             " Nothing is wrong that this sidecar can see.",
             class_="well",
         )
@@ -197,7 +195,7 @@ def _troubles(picture: Mapping[str, Any]) -> Html:
         [
             tag(
                 "li",
-                tag("i", _MARKS[_SEVERITIES[each["severity"]]], aria_hidden="true"),
+                tag("i", MARKS[_SEVERITIES[each["severity"]]], aria_hidden="true"),
                 tag("b", each["what"]),
                 tag("span", each["why"]) if each["why"] else None,
                 tag("em", each["severity"], class_="hidden"),
@@ -213,7 +211,9 @@ def _troubles(picture: Mapping[str, Any]) -> Html:
 
 
 def _path(picture: Mapping[str, Any], history: History) -> Html:
-    clusters = {each["name"]: each for each in picture["clusters"]}
+    clusters: dict[str, list[Mapping[str, Any]]] = {}
+    for each in picture["clusters"]:
+        clusters.setdefault(each["of"], []).append(each)
     lanes = []
     for listener in picture["listeners"]:
         used = dict.fromkeys(route["cluster"] for route in listener["routes"] if route["cluster"] is not None)
@@ -224,7 +224,7 @@ def _path(picture: Mapping[str, Any], history: History) -> Html:
                 tag("div", class_="arrow", aria_hidden="true"),
                 _listener(listener, history),
                 tag("div", class_="arrow", aria_hidden="true"),
-                tag("div", [_cluster(clusters[name]) for name in used if name in clusters], class_="clusters"),
+                tag("div", [_cluster(part) for name in used for part in clusters.get(name, ())], class_="clusters"),
                 class_="lane",
                 data_key=listener["name"],
                 aria_label=f"listener {listener['name']}",
@@ -276,7 +276,7 @@ def _listener(listener: Mapping[str, Any], history: History) -> Html:
             tag("h2", listener["name"]),
             tag("span", listener["direction"], class_="tag") if listener["direction"] != listener["name"] else None,
             tag("code", listener["address"]),
-            _chip("draining", "warn") if listener["draining"] else None,
+            chip("draining", "warn") if listener["draining"] else None,
             tag("span", facts, class_="soft push"),
             class_="title",
         ),
@@ -326,8 +326,9 @@ def _cluster(cluster: Mapping[str, Any]) -> Html:
         "div",
         tag(
             "div",
-            tag("h2", cluster["name"]),
-            _chip("panic", "bad") if cluster["panic"] else None,
+            tag("h2", cluster["of"]),
+            tag("span", cluster["version"], class_="tag") if cluster["version"] is not None else None,
+            chip("panic", "bad") if cluster["panic"] else None,
             tag("span", facts, class_="soft push"),
             class_="title",
         ),
@@ -361,7 +362,7 @@ def _endpoint(endpoint: Mapping[str, Any]) -> Html:
         tag("td", words.count(endpoint["attempts_active"]), class_=None if endpoint["attempts_active"] else "zero"),
         tag(
             "td",
-            _chip(state, _STATES.get(state, "bad")),
+            chip(state, _STATES.get(state, "bad")),
             tag("small", "; ".join(filter(None, notes))) if any(notes) else None,
             class_="text",
         ),

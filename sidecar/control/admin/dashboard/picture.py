@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from sidecar.control.admin.dashboard.history import History
     from sidecar.control.process import Process
     from sidecar.listeners.listener import Listener
-    from sidecar.proxy.recent import Refusal
 
 _CONNECTIONS_READ = 2000
 """Connections of a listener that are looked at for who calls; more would hold up the loop."""
@@ -53,27 +52,19 @@ def picture(process: Process, history: History) -> dict[str, Any]:
         },
         "listeners": _listeners(process, history),
         "clusters": _clusters(process, history),
+        "rollouts": process.rollouts.all(),
         "certificates": [
             {"file": str(each.files.certificate), "days_left": days, "problem": each.problem}
             for each in process.certificates.contexts
             if (days := each.days_left()) is not None
         ],
-        "refusals": _refusals(process.runtime.refusals.newest(), wall - now),
+        "refusals": [
+            {**each._asdict(), "at": round(wall - now + each.at, 3), "times": times}
+            for each, times in process.runtime.refusals.newest(_REFUSALS_SHOWN)
+        ],
     }
     found["troubles"] = troubles(found)
     return found
-
-
-def _refusals(newest: list[Refusal], epoch: float) -> list[dict[str, Any]]:
-    """The newest first; those of one caller for one reason together, with how many there are of them in the ring."""
-    found: dict[tuple[str, ...], dict[str, Any]] = {}
-    for each in newest:
-        key = (each.listener, each.route, each.method, each.identity, each.reason)
-        if key in found:
-            found[key]["times"] += 1
-        elif len(found) < _REFUSALS_SHOWN:
-            found[key] = {**each._asdict(), "at": round(epoch + each.at, 3), "times": 1}
-    return list(found.values())
 
 
 def _listeners(process: Process, history: History) -> list[dict[str, Any]]:
@@ -118,6 +109,9 @@ def _callers(listener: Listener) -> dict[str, Any]:
 def _clusters(process: Process, history: History) -> list[dict[str, Any]]:
     shown = view.clusters(process)
     for cluster in shown:
+        # Each version is shown as a cluster of its own; names have no slash.
+        whole, _, version = cluster["name"].partition("/")
+        cluster["of"], cluster["version"] = whole, version or None
         cluster.update(history.cluster(cluster["name"]).as_dict())
         for endpoint in cluster["endpoints"]:
             endpoint.update(history.endpoint(cluster["name"], endpoint["address"]).as_dict())

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Protocol
 from urllib.parse import parse_qs
 
 from sidecar.control.admin.dashboard.board import TICK, static
-from sidecar.control.admin.dashboard.page import CSRF, login_page
+from sidecar.control.admin.dashboard.marks import CSRF
+from sidecar.control.admin.dashboard.page import login_page
 
 if TYPE_CHECKING:
     from email.message import Message
@@ -66,6 +67,12 @@ def wants_page(request: Request) -> bool:
 
 def session_of(request: Request) -> str | None:
     return request.dashboard.sessions.session(request.headers.get("cookie"))
+
+
+def is_form_of_ours(request: Request) -> bool:
+    """Does what a browser posts carry what only a page of ours can know?"""
+    given = request.headers.get("x-sidecar-csrf") or form(request).get("csrf", "")
+    return request.dashboard.sessions.is_ours(session_of(request), given)
 
 
 def page(request: Request) -> None:

@@ -15,7 +15,7 @@ CRITICAL, WARNING, NOTICE = "critical", "warning", "notice"
 
 def troubles(picture: dict[str, Any]) -> list[dict[str, str]]:
     """Of `picture`: severity, what, and why, each."""
-    found = [*_process(picture), *_certificates(picture), *_traffic(picture), *_clusters(picture)]
+    found = [*_process(picture), *_certificates(picture), *_traffic(picture), *_clusters(picture), *_rollouts(picture)]
     return sorted(found, key=lambda each: (CRITICAL, WARNING, NOTICE).index(each["severity"]))
 
 
@@ -84,6 +84,25 @@ def _clusters(picture: dict[str, Any]) -> list[dict[str, str]]:
         found.extend(_trouble(WARNING, f"{name}: {each['address']} is {each['state']}", _why(each)) for each in bad)
         if cluster["panic"]:
             found.append(_trouble(WARNING, f"cluster {name}: so few endpoints are fit that health is ignored"))
+    return found
+
+
+def _rollouts(picture: dict[str, Any]) -> list[dict[str, str]]:
+    found = []
+    for each in picture["rollouts"]:
+        name = f"rollout of {each['cluster']}"
+        if each["stable_is_down"]:
+            found.append(
+                _trouble(CRITICAL, f"{name}: stable does not serve, the candidate takes everything", each["reason"])
+            )
+        elif each["phase"] == "rolled_back":
+            found.append(_trouble(WARNING, f"{name} went back to {each['stable']}", each["reason"]))
+        elif each["phase"] == "paused" and each["waits_for"] is not None:
+            found.append(_trouble(NOTICE, f"{name} waits for a person", each["reason"]))
+        if each["store_problem"]:
+            found.append(
+                _trouble(WARNING, f"{name} does not advance: the store does not answer", each["store_problem"])
+            )
     return found
 
 

@@ -158,7 +158,6 @@
     const form = event.target;
     if (!form.dataset.change) return;
     event.preventDefault();
-    const said = document.getElementById("said");
     const { action } = form;
     const body = new URLSearchParams(new FormData(form, event.submitter));
     if (form.dataset.confirm && !(await confirmed(form.dataset.confirm))) return;
@@ -167,11 +166,23 @@
         method: "POST", body, headers: { accept: "text/plain", "x-sidecar-csrf": document.querySelector("meta[name=csrf]").content },
       });
       const text = (await answer.text()).trim();
-      if (said) said.textContent = answer.ok ? text : `Not done: ${text}`;
+      tell(answer.ok ? done(text) : `Not done: ${text}`);
     } catch {
-      if (said) said.textContent = "Not done: no connection to the sidecar";
+      tell("Not done: no connection to the sidecar");
     }
   });
+
+  function done(text) {
+    const { cluster, phase, percent } = JSON.parse(text);
+    return `${cluster}: ${phase.replace("_", " ")}, ${percent} % for the candidate`;
+  }
+
+  let silence = 0;
+  function tell(text) {
+    document.getElementById("said").textContent = text;
+    clearTimeout(silence);
+    silence = setTimeout(() => { document.getElementById("said").textContent = ""; }, 10000);
+  }
 
   listen();
 })();

@@ -16,6 +16,7 @@ WELL: dict[str, Any] = {
     "process": {"loop_lag_seconds": 0.001},
     "certificates": [{"file": "a.crt", "days_left": 60.0, "problem": None}],
     "listeners": [{"name": "inbound", "routes": [ROUTE]}],
+    "rollouts": [],
     "clusters": [{"name": "local", "endpoints": [ENDPOINT, ENDPOINT], "unresolved": {}, "panic": False}],
 }
 
@@ -76,6 +77,29 @@ def test_endpoints() -> None:
     assert found(clusters=cluster({}, panic=True, unresolved={"agents": "no such name"})) == [
         ("warning", "local: the name agents is not known", "no such name"),
         ("warning", "cluster local: so few endpoints are fit that health is ignored", ""),
+    ]
+
+
+def test_rollouts() -> None:
+    rollout = {
+        "cluster": "data",
+        "phase": "progressing",
+        "stable": "v1",
+        "stable_is_down": False,
+        "reason": "because",
+        "waits_for": None,
+        "store_problem": None,
+    }
+
+    def of(**changes: Any) -> list[tuple[str, str, str]]:
+        return found(rollouts=[{**rollout, **changes}])
+
+    assert of() == of(phase="paused") == of(phase="promoted") == []
+    assert of(phase="rolled_back") == [("warning", "rollout of data went back to v1", "because")]
+    assert of(phase="paused", waits_for="50.0") == [("notice", "rollout of data waits for a person", "because")]
+    assert of(stable_is_down=True, store_problem="timeout") == [
+        ("critical", "rollout of data: stable does not serve, the candidate takes everything", "because"),
+        ("warning", "rollout of data does not advance: the store does not answer", "timeout"),
     ]
 
 
