@@ -6,6 +6,7 @@ store is lost nobody advances, and everybody may still go back: a candidate that
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,7 @@ TICK = 0.1
 """Seconds between two looks while something runs: a hopeless candidate is gone within a few of them."""
 REST = 0.25
 """Seconds between two looks at the store; all follow within a second."""
-LEASE = 3.0
+LEASE = 2.0
 """Seconds that a leader leads without renewing; renewed each third of it."""
 _TELL = 0.5
 _SAVE = 1.0
@@ -94,7 +95,15 @@ class Controller:
             await sleep(self._clock, TICK if self.state.is_running else REST)
 
     def close(self) -> None:
+        """No more; if it led, another sidecar may at once."""
         self._closed = True
+        if self.leads:
+            self._runtime.spawn(self._resign(), f"rollout {self.cluster.name}")
+
+    async def _resign(self) -> None:
+        # If the store does not hear of it, the lease ends by itself.
+        with contextlib.suppress(StoreUnavailable):
+            await self._record.lead(0.0)
 
     async def look(self) -> None:
         """Once: what does the store say, what follows from what is seen, and what is to be told?"""

@@ -213,6 +213,13 @@ class Stage:
         await asyncio.to_thread(made.start)
         return made
 
+    async def restart(self) -> None:
+        """Kill the first sidecar, as a crash would, and start another in its place."""
+        former = self.sidecars[0]
+        await asyncio.to_thread(former.kill)
+        self.sidecars[0] = Sidecar(former.path.read_text(), self.folder, name=former.path.stem)
+        await asyncio.to_thread(self.sidecars[0].start)
+
     async def __aenter__(self) -> Self:
         await self.stable.start()
         await self.canary.start()
@@ -246,14 +253,10 @@ class Stage:
         try:
             async with asyncio.timeout(limit):
                 while not condition(found := await self.look(sidecar)):
-                    await asyncio.to_thread(self._breathe)
+                    await asyncio.to_thread((sidecar or self.sidecar).get, "/livez")
         except TimeoutError:
             raise AssertionError(f"it never came to that: {json.dumps(found, indent=1)}") from None
         return found
-
-    def _breathe(self) -> None:
-        """A few RPCs run between two looks."""
-        self.sidecar.get("/livez")
 
     async def phase(self, *phases: str, sidecar: Sidecar | None = None, limit: float = LIMIT) -> dict[str, Any]:
         return await self.until(lambda found: found["phase"] in phases, sidecar, limit)
