@@ -8,6 +8,7 @@ import re
 import socket
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, urlencode
 
 import pytest
@@ -292,6 +293,78 @@ _CONTRAST = """
   return poor;
 })()
 """
+
+
+ROLLOUT = """
+node: {{name: orders-1}}
+admin: {{bind: "127.0.0.1:0"}}
+listeners:
+  - name: app
+    direction: outbound
+    bind: "127.0.0.1:0"
+    routes: [{{name: all, match: {{method: "/*"}}, to: billing}}]
+clusters:
+  billing:
+    health_check: {{mode: "off"}}
+    versions:
+      v1: {{endpoints: ["{v1}"]}}
+      v2: {{endpoints: ["{v2}"]}}
+    rollout:
+      stable: v1
+      candidate: v2
+      steps: [30, 60, 100]
+      first_step_for: 1h
+      analysis: {{interval: 1s, min_rpcs: 1000}}
+"""
+
+
+@needs_chromium
+async def test_a_rollout_is_paused_and_aborted(tmp_path: Path) -> None:
+    async with RawAgent(echo) as v1, RawAgent(echo) as v2, Browser() as browser:
+        with Sidecar(ROLLOUT.format(v1=v1.address, v2=v2.address), tmp_path) as sidecar:
+            caller = await RawCaller.connect(sidecar.addresses["app"])
+            page = await browser.page(f"http://{sidecar.admin}/")
+            await page.until("document.querySelector('.steps .now')?.innerText === '30 %'")
+            for _ in range(20):
+                await caller.call()
+            chip = "document.querySelector('.rollout .chip').innerText"
+            running = "document.querySelector('.rollout tr[data-key=v1] td:nth-of-type(2)').innerText"
+            await page.until(f"{running} === '14'")
+
+            await page.click("form[data-change=pause] button")
+            await page.until(f"{chip} === '▲ paused'")
+            assert await page.text("#said") == "billing: paused, 30 % for the candidate"
+            assert _rollout(sidecar)["phase"] == "paused"
+            assert _rollout(sidecar)["history"][-1]["by"] == "dashboard"
+
+            await page.click("form[data-change=resume] button")
+            await page.until(f"{chip} === '● progressing'")
+
+            # There is no way back from these: the page asks first.
+            await page.click("form[data-change=abort] button")
+            await page.until("document.querySelector('dialog[open]')")
+            await page.press("Escape", 27)
+            await page.until("!document.querySelector('dialog')")
+            assert _rollout(sidecar)["phase"] == "progressing"
+
+            await page.click("form[data-change=abort] button")
+            await page.click("dialog button.danger")
+            await page.until(f"{chip} === '✕ rolled back'")
+            assert (_rollout(sidecar)["phase"], _rollout(sidecar)["percent"]) == ("rolled_back", 0)
+            assert "rollout of billing went back to v1" in await page.text("#troubles")
+            assert page.problems == []
+            caller.close()
+
+            # Nobody else's page can do that.
+            browsing = Browsing(sidecar)
+            assert browsing.post("/rollout/start?cluster=billing", {})[0] == 403
+            assert browsing.post("/rollout/start?cluster=billing", {"csrf": "0" * 64})[0] == 403
+            assert _rollout(sidecar)["phase"] == "rolled_back"
+
+
+def _rollout(sidecar: Sidecar) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(sidecar.get("/rollout?cluster=billing")[1])
+    return found
 
 
 @needs_chromium
