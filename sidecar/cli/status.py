@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from sidecar.cli.ask import AdminError, ask
+from sidecar.cli.rollout import lines as rollout_lines
 from sidecar.control.admin.dashboard import words
 
 _COLOURS = {"critical": "red", "warning": "yellow", "notice": None}
@@ -101,6 +102,9 @@ def lines(picture: Mapping[str, Any], width: int = 100) -> Iterator[str]:
     for cluster in picture["clusters"]:
         yield ""
         yield from _cluster(cluster)
+    for each in picture["rollouts"]:
+        yield ""
+        yield from rollout_lines(each)
     yield from _happened(picture, width)
 
 

@@ -49,6 +49,7 @@ PICTURE: dict[str, Any] = {
             ],
         }
     ],
+    "rollouts": [],
     "refusals": [{"at": 60.0, "reason": "NO_ROUTE", "times": 2, "message": "x" * 500}],
 }
 
