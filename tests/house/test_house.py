@@ -29,6 +29,7 @@ COVERED_BY = {
     "sidecar/control": "tests/journeys",
     "sidecar/cli": "tests/journeys",
     "sidecar/telemetry": "tests/journeys",
+    "sidecar/supervision": "tests/journeys",
 }
 LONG_FILES = {
     "sidecar/http2/connection.py": "one connection, one state; it reads in the order of a frame's way",
