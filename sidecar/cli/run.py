@@ -18,7 +18,7 @@ import click
 
 from sidecar.cli.load import load_or_exit
 from sidecar.clock import Deadlines, LoopClock
-from sidecar.control.process import Process
+from sidecar.control.process import Process, State
 from sidecar.control.workers.place import Line, Place
 from sidecar.proxy.holding import Holding
 from sidecar.runtime import Runtime
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
     from sidecar.config.load import Loaded
 
+_NO_SUCH_COMMAND = 127
+"""As shells say it."""
+_FORWARDED = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGQUIT, signal.SIGWINCH, signal.SIGCONT)
 LEVELS = click.Choice(["debug", "info", "warning", "error"])
 
 
@@ -39,27 +42,77 @@ LEVELS = click.Choice(["debug", "info", "warning", "error"])
     epilog=(
         "\b\nExamples:\n"
         "  sidecar run -c sidecar.yaml\n"
-        "  SIDECAR_NAME=orders-1 sidecar run -c sidecar.yaml --log-level debug\n\n"
-        "Signals: TERM or INT drains (a second one ends at once), HUP reloads.\n\n"
-        "Exit codes: 0 drained, 1 could not start, 2 wrong usage, 3 ended at once by a second signal."
+        "  SIDECAR_NAME=orders-1 sidecar run -c sidecar.yaml --log-level debug\n"
+        "  sidecar run --app 127.0.0.1:50051 --certs certs -- python agent.py --port 50051\n"
+        "  sidecar run --app unix:/run/agent.sock --bind 127.0.0.1:8443 -- ./agent /run/agent.sock\n\n"
+        "Signals: TERM or INT drains (a second one ends at once), HUP reloads. With COMMAND, others go to it, and it gets "
+        "TERM when the last RPC has ended.\n\n"
+        "Exit codes: 0 drained, 1 could not start, 2 wrong usage, 3 ended at once by a second signal; with COMMAND its own, "
+        "128 + N if signal N ended it."
     ),
 )
-@click.option("-c", "--config", "path", required=True, type=click.Path(path_type=Path), help="The configuration file.")
+@click.option("-c", "--config", "path", type=click.Path(path_type=Path), help="The configuration file.")
+@click.option("--app", metavar="ADDRESS", help="Without a file: where COMMAND serves, host:port or unix:/path.")
+@click.option(
+    "--certs",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Without a file: folder of ca.crt, NAME.crt and NAME.key (`sidecar certs` makes them).",
+)
+@click.option("--name", help="Without a file: which NAME.crt of the folder, and the name of this node.")
+@click.option(
+    "--bind", metavar="ADDRESS", help="Without a file: where callers call.  [default: 0.0.0.0:8443 with --certs]"
+)
+@click.option("--admin", metavar="ADDRESS", help="Without a file: the admin address.  [default: 127.0.0.1:9901]")
 @click.option("--log-level", type=LEVELS, default="info", show_default=True, help="What is logged.")
-def run(path: Path, log_level: str) -> None:
-    """Run the sidecar that FILE describes until it is told to stop."""
-    path = path.absolute()
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+def run(
+    path: Path | None,
+    app: str | None,
+    certs: Path | None,
+    name: str | None,
+    bind: str | None,
+    admin: str | None,
+    log_level: str,
+    command: tuple[str, ...],
+) -> None:
+    """Run the sidecar that FILE describes until it is told to stop.
+
+    Or without a file: start COMMAND (any gRPC server), stand before it, forward signals, and leave with its exit code.
+    """
+    if path is not None:
+        given = [
+            word for word, value in (("--app", app), ("--certs", certs), ("--name", name), ("--bind", bind)) if value
+        ]
+        given += ["--admin"] if admin else []
+        given += ["COMMAND"] if command else []
+        if given:
+            raise click.UsageError(f"{', '.join(given)} and a file exclude each other; the file says it all")
+        sys.exit(_run(path.absolute(), log_level))
+    if app is None or not command:
+        raise click.UsageError("give a file (-c FILE), or --app ADDRESS and, after --, the COMMAND that serves there")
+    from sidecar.supervision.without_file import WithoutFile, WithoutFileError
+
+    try:
+        text = WithoutFile(app=app, command=command, certs=certs, name=name, bind=bind, admin=admin).configuration()
+    except WithoutFileError as error:
+        raise click.UsageError(str(error)) from None
+    with tempfile.TemporaryDirectory(prefix="sidecar-") as folder:
+        written = Path(folder) / "sidecar.yaml"
+        written.write_text(text)
+        code = _run(written, log_level, is_wrapper=True)
+    sys.exit(code)
+
+
+def _run(path: Path, log_level: str, *, is_wrapper: bool = False) -> int:
     place = Place.from_environ(os.environ)
     loaded = load_or_exit(path)
     writer = logs.configure(log_level)
     try:
         if place is None and loaded.root.workers > 1:
-            code = asyncio.run(_supervise(path, loaded, log_level))
-        else:
-            code = _loop_runner()(_serve(path, loaded, place))
+            return asyncio.run(_supervise(path, loaded, log_level))
+        return _loop_runner()(_serve(path, loaded, place, is_wrapper=is_wrapper))
     finally:
         writer.stop()
-    sys.exit(code)
 
 
 def _loop_runner() -> Callable[[Coroutine[Any, Any, int]], int]:
@@ -127,7 +180,8 @@ async def _supervise(path: Path, loaded: Loaded, log_level: str) -> int:
     return 3 if signals.at_once else 0
 
 
-async def _serve(path: Path, loaded: Loaded, place: Place | None = None) -> int:
+async def _serve(path: Path, loaded: Loaded, place: Place | None = None, *, is_wrapper: bool = False) -> int:
+    """`is_wrapper`: the life of the agent is ours; else it is repaired, and we live on."""
     from sidecar.control.admin.http import AdminServer
 
     try:
@@ -150,21 +204,26 @@ async def _serve(path: Path, loaded: Loaded, place: Place | None = None) -> int:
         runtime.log.error("cannot start", extra={"cause": str(error)})
         click.echo(str(error), err=True)
         return 1
+    agent = _beside(process, loaded, is_wrapper=is_wrapper)
     admin.start()
-    signals = _Signals(process)
+    signals = _Signals(process, agent if is_wrapper else None)
     # The snapshot of everything configured lives as long as the process; the collector need not look at it again.
     gc.collect()
     gc.freeze()
     # Calls free themselves by reference counts (a test says so); cycles are rare, so looking for them can be, too.
     gc.set_threshold(50_000, 20, 50)
     line = None
-    if place is None:
+    if agent is not None and not await agent.serves():
+        runtime.log.error("cannot start", extra={"cause": f"the agent does not serve: {agent.cause}"})
+        process.stop()
+    elif place is None:
         runtime.log.info("ready", extra={"listeners": process.addresses, "admin": admin.address, "pid": os.getpid()})
     else:
         runtime.log.info("worker ready", extra={"worker": place.number, "pid": os.getpid()})
         line = Line(place, asyncio.get_running_loop(), process.drain)
         line.tell(state="ready")
     await process.stopped.wait()
+    code = await agent.close(at_once=signals.at_once) if agent is not None else 0
     await asyncio.to_thread(admin.close)
     for close in runtime.closers:
         await asyncio.to_thread(close)
@@ -173,7 +232,62 @@ async def _serve(path: Path, loaded: Loaded, place: Place | None = None) -> int:
     if line is not None:
         line.close()
     runtime.log.info("stopped", extra={"at_once": signals.at_once})
-    return 3 if signals.at_once else 0
+    return code or (3 if signals.at_once else 0)
+
+
+def _beside(process: Process, loaded: Loaded, *, is_wrapper: bool) -> _Agent | None:
+    """Start the agent, if that is ours to do."""
+    if loaded.root.agent is None:
+        return None
+    agent = _Agent(process, loaded, is_wrapper=is_wrapper)
+    agent.beside.begin()
+    return agent
+
+
+class _Agent:
+    """The agent beside us, and what its end means for us."""
+
+    def __init__(self, process: Process, loaded: Loaded, *, is_wrapper: bool) -> None:
+        from sidecar.supervision.beside import Beside
+
+        self._process = process
+        self._is_wrapper = is_wrapper
+        self.beside = Beside(
+            loaded.root,
+            process.runtime,
+            parts=lambda: process.generation.parts if process.generation is not None else [],
+            clear_cache=process.clear_cache,
+            once=(lambda _: process.stop()) if is_wrapper else None,
+        )
+        self._failed = False
+        process.agent = self.beside.supervisor
+
+    @property
+    def cause(self) -> str:
+        return self.beside.supervisor.cause
+
+    async def serves(self) -> bool:
+        """Wait for that, or for the end of either of us."""
+        waiting = [
+            asyncio.create_task(each) for each in (self.beside.supervisor.settled(), self._process.stopped.wait())
+        ]
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        for each in waiting:
+            each.cancel()
+        self._failed = self._process.state is State.READY and not self.beside.supervisor.is_serving
+        return not self._failed
+
+    async def close(self, *, at_once: bool) -> int:
+        """End it. The exit code that this gives us: the command's own where we stand for it; 1 where it never served."""
+        ended = await self.beside.close(at_once=at_once)
+        if not self._is_wrapper:
+            return int(self._failed)
+        return ended.exit_code if ended is not None else _NO_SUCH_COMMAND
+
+    def signal(self, number: signal.Signals) -> None:
+        child = self.beside.supervisor.child
+        if child is not None:
+            child.signal(number)
 
 
 class _Life(Protocol):
@@ -187,16 +301,20 @@ class _Life(Protocol):
 
 
 class _Signals:
-    """TERM and INT drain, again they end; HUP reloads."""
+    """TERM and INT drain, again they end; HUP reloads. Where we stand for a command, all but these go to it."""
 
-    def __init__(self, process: _Life) -> None:
+    def __init__(self, process: _Life, command: _Agent | None = None) -> None:
         self._process = process
         self._told = False
         self.at_once = False
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._stop)
         loop.add_signal_handler(signal.SIGINT, self._stop)
-        loop.add_signal_handler(signal.SIGHUP, process.reload)
+        if command is None:
+            loop.add_signal_handler(signal.SIGHUP, process.reload)
+        else:
+            for number in _FORWARDED:
+                loop.add_signal_handler(number, command.signal, number)
 
     def _stop(self) -> None:
         if self._told:

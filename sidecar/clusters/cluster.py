@@ -88,6 +88,8 @@ class Cluster:
         self._hopeful = RoundRobin(())
         # Fewer endpoints are fit than `panic_below`.
         self.is_panicking = False
+        # Why it gets nothing at all for now: what is behind it is being started or repaired.
+        self.held: Rejection | None = None
         # Since when each endpoint of the picker has been in it; the timer is that of the next step of a slow start.
         self._since: dict[Endpoint, float] = {}
         self._ramp: Timer | None = None
@@ -115,6 +117,8 @@ class Cluster:
         )
 
     def _refusal(self) -> Rejection:
+        if self.held is not None:
+            return self.held
         now = self._runtime.clock.monotonic()
         endpoints = self._endpoints.values()
         if len(endpoints) == 1:
@@ -216,7 +220,7 @@ class Cluster:
         """Something about an endpoint has changed: a new snapshot of those that get RPCs."""
         if self._closed:
             return
-        endpoints = self._endpoints.values()
+        endpoints = tuple(self._endpoints.values())
         ready = [each for each in endpoints if each.is_ready]
         fit = [each for each in ready if each.vitals.is_fit]
         # Not of all endpoints: that others are unreachable is a fact, and no reason to distrust what is known of these.
@@ -229,6 +233,8 @@ class Cluster:
                 else "enough endpoints are fit again",
                 extra={"cluster": self.name, "fit": len(fit), "connected": len(ready)},
             )
+        if self.held is not None:
+            endpoints, ready, fit = (), [], []
         chosen = tuple(each for each in (ready if panic else fit) if each.vitals.admits)
         self._only = chosen[0] if len(chosen) == 1 else None
         self._picker = make_picker(
@@ -306,6 +312,19 @@ class Cluster:
     def unresolved(self) -> dict[str, str]:
         """Names that are not known, and why."""
         return dict(self._unresolved)
+
+    def hold(self, why: Rejection | None) -> None:
+        """Refuse every RPC with `why`; None = no longer. What runs goes on."""
+        if why != self.held:
+            self.held = why
+            self._publish()
+
+    def reset(self) -> None:
+        """Nobody is reached: dial anew now, not when the backoff is over, and look names up again."""
+        for endpoint in self._endpoints.values():
+            endpoint.hurry()
+        if any(map(is_name, self._addresses)):
+            self._resolve_again()
 
     def renew(self) -> None:
         """Certificates or trust have changed: connections are replaced, their streams finish."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sidecar.clusters.upstream import UpstreamOptions
     from sidecar.clusters.vitals import EndpointRules
     from sidecar.http2.connection import Connection
+    from sidecar.http2.stream import Stream
     from sidecar.proxy.policy import Outcome
     from sidecar.runtime import Runtime
     from sidecar.transport.socket import Flusher
@@ -232,6 +233,18 @@ class Endpoint:
         while not self._closed and self._connecting + self._alive() < self._wanted:
             self._connecting += 1
             self._runtime.spawn(self._connect(), f"connect {self.address}")
+
+    def hurry(self) -> None:
+        """There is reason to believe that it is back: connect now, not when the backoff is over."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._backoff = 0.0
+        self.connect()
+
+    def streams(self) -> list[Stream]:
+        """What is open here now, whoever opened it."""
+        found = (each.connection for each in self._upstreams)
+        return [stream for each in found if each is not None for stream in each.streams.values()]
 
     def _alive(self) -> int:
         return sum(1 for each in self._upstreams if each.connection is not None and not each.connection.is_spent)

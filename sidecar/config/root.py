@@ -15,9 +15,11 @@ from sidecar.config.policies import Configured, Policies, policies_model
 from sidecar.config.redaction import redacted
 from sidecar.config.units import BindAddress, Duration, HostName, Name, is_loopback
 from sidecar.store.config import StoreConfig
+from sidecar.supervision.config import AgentConfig
 
 __all__ = [
     "AdminConfig",
+    "AgentConfig",
     "ClusterConfig",
     "ListenerConfig",
     "NodeConfig",
@@ -78,6 +80,19 @@ class Root(Model):
     listeners: tuple[ListenerConfig, ...] = Field(min_length=1, description="where calls come from")
     policies: Policies = Field(default_factory=Policies, description="defaults for every route of every listener")
     clusters: Mapping[Name, ClusterConfig] = Field(default_factory=dict, description="where calls go, by name")
+    agent: AgentConfig | None = Field(default=None, description="the agent's process, if we are to start and watch it")
+
+    def contradictions(self) -> Iterator[tuple[str, str]]:
+        if self.agent is None:
+            return
+        cluster = self.clusters.get(self.agent.cluster)
+        if cluster is None:
+            known = ", ".join(sorted(self.clusters)) or "none"
+            yield "agent.cluster", f"is no cluster; known: {known}"
+        elif len(cluster.endpoints) != 1:
+            yield "agent.cluster", "has not just one endpoint, so which of them the agent is cannot be known"
+        if self.workers > 1:
+            yield "agent", "cannot be supervised by several workers; set workers: 1"
 
 
 def build_root(order: Iterable[type[Configured]]) -> type[Root]:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from sidecar.config.root import Root
     from sidecar.proxy.policy import Policy
     from sidecar.runtime import Runtime
+    from sidecar.supervision.supervisor import Supervisor
     from sidecar.telemetry.metrics import Sample
 
 
@@ -61,6 +62,7 @@ class Process:
         self.last_reload_problem: str | None = None
         self.certificate_problems: list[str] = []
         self.stopped = asyncio.Event()
+        self.agent: Supervisor | None = None
         self._environ = environ
         self._flusher = Flusher(asyncio.get_running_loop())
         self.certificates = Certificates(runtime.clock.wall)
@@ -126,6 +128,10 @@ class Process:
         edges = self.generation.edges.values() if self.generation is not None else ()
         return [policy for edge in edges for plan in edge.routes.plans() for policy in plan.policies]
 
+    def clear_cache(self) -> int:
+        """Forget the answers that policies keep; how many there were."""
+        return sum(policy.forget() for policy in self._policies())
+
     def _recheck(self) -> None:
         """What callers may do has changed: open connections and running calls are judged again."""
         for listener in self.listeners.values():
@@ -178,6 +184,8 @@ class Process:
             raise ValueError("admin: a change needs a restart")
         if root.store != self.generation.root.store:
             raise ValueError("store: a change needs a restart")
+        if root.agent != self.generation.root.agent:
+            raise ValueError("agent: a change needs a restart")
         if root.workers != self.generation.root.workers:
             raise ValueError("workers: a change needs a restart")
 

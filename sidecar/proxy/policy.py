@@ -105,6 +105,10 @@ class Policy(Generic[C]):
         """Rules have changed since `call` was let pass: must it end now?"""
         return None
 
+    def forget(self) -> int:
+        """Drop the answers that are kept to be given again; how many there were."""
+        return 0
+
     # ── hooks ──
 
     def on_request(self, call: Call) -> Verdict:

@@ -202,3 +202,18 @@ WORKERS = MetricName("sidecar_workers", "gauge", "Workers by where they stand in
 WORKER_RESTARTS = MetricName(
     "sidecar_worker_restarts_total", "counter", "Workers that died and were replaced, by place.", ("worker",)
 )
+
+AGENT_SERVING = MetricName("sidecar_agent_serving", "gauge", "1 = the supervised agent runs and gets RPCs.")
+AGENT_GIVEN_UP = MetricName(
+    "sidecar_agent_given_up", "gauge", "1 = too many restarts: manual intervention is required."
+)
+AGENT_STARTS = MetricName("sidecar_agent_starts_total", "counter", "Starts of the supervised agent.")
+AGENT_MEMORY = MetricName(
+    "sidecar_agent_memory_bytes", "gauge", "Resident memory of the supervised agent and what it started."
+)
+RECOVERIES = MetricName(
+    "sidecar_recoveries_total",
+    "counter",
+    "Attempts to repair something, by symptom, by what was done, and by what came of it.",
+    ("symptom", "action", "result"),
+)

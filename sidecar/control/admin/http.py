@@ -276,6 +276,16 @@ def _drain(request: _Handler) -> None:
     request.json(admin.on_loop(lambda: view.drain(admin.process)))
 
 
+def _restart_agent(request: _Handler) -> None:
+    admin = request.server.admin
+    agent = admin.process.agent
+    if agent is None:
+        request.text(HTTPStatus.NOT_FOUND, "no agent is supervised here; see `agent:` in the configuration\n")
+        return
+    admin.on_loop(agent.restart)
+    request.json(admin.on_loop(agent.view))
+
+
 def _index(request: _Handler) -> None:
     """The dashboard for browsers, the list of what there is for everybody else."""
     if dashboard.wants_page(request):
@@ -332,6 +342,7 @@ _GET: dict[str, Callable[[_Handler], None]] = {
     "/clusters": _view(view.clusters),
     "/listeners": _view(view.listeners),
     "/certs": _view(view.certificates),
+    "/agent": _view(view.agent),
     "/drain": _view(view.drain),
     "/explain": _explain,
     "/rollout": _rollout,
@@ -344,6 +355,7 @@ _GET: dict[str, Callable[[_Handler], None]] = {
     "/dashboard/icon.svg": dashboard.file,
 }
 _POST: dict[str, Callable[[_Handler], None]] = {
+    "/agent/restart": _restart_agent,
     "/drain": _drain,
     "/login": dashboard.log_in,
     "/logout": dashboard.log_out,

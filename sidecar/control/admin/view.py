@@ -21,6 +21,8 @@ def ready(process: Process) -> tuple[bool, list[tuple[str, bool, str]]]:
     checks = [("state", process.state is State.READY, process.state.value)]
     for name, listener in process.listeners.items():
         checks.append((f"listener {name}", not listener.edge.draining, process.addresses[name]))
+    if process.agent is not None:
+        checks.append(("agent", process.agent.is_serving, process.agent.state.value))
     for context in process.certificates.contexts:
         days = context.days_left()
         if days is not None:
@@ -161,6 +163,11 @@ async def explained(process: Process, asked: Question) -> dict[str, Any]:
     if process.generation is None:
         raise ValueError("nothing is in force yet")
     return (await explain(process.generation, asked)).as_dict()
+
+
+def agent(process: Process) -> dict[str, Any]:
+    """The supervised agent: where it stands, and every attempt to repair it. Empty = none is supervised."""
+    return process.agent.view() if process.agent is not None else {}
 
 
 def drain(process: Process) -> dict[str, Any]:
