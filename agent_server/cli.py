@@ -65,6 +65,13 @@ Examples:
 @click.option("--max-sessions", type=int, metavar="N", help="Sessions that are remembered.  [default: 1000]")
 @click.option("--operation-timeout", type=float, metavar="SECONDS", help="Longest operation.  [default: 300]")
 @click.option("--grace", type=float, metavar="SECONDS", help="For running calls after SIGTERM.  [default: 30]")
+@click.option(
+    "--environment", metavar="NAME", help="Overlay of the file: FILE.NAME.yaml beside it.  [default: production]"
+)
+@click.option("--state", type=click.Path(path_type=Path, dir_okay=False), help="File of tasks, checkpoints and memory.")
+@click.option("--workflows", type=click.Path(path_type=Path, file_okay=False), help="Folder of workflows.")
+@click.option("--tools", multiple=True, metavar="MODULE", help="Module that declares tools; may be repeated.")
+@click.option("--task-concurrency", type=int, metavar="N", help="Submitted tasks at the same time.  [default: 4]")
 @click.option("--reflection/--no-reflection", default=None, help="Answer server reflection.  [default: on]")
 @click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
@@ -76,21 +83,23 @@ def run(config: Path | None, log_level: str, **given: Any) -> None:
     stdout when calls are taken:
     "agent-server ready ADDRESS".
     """
-    from agent_server.configuration.settings import SettingsError, load_settings
+    from agent_server.configuration.settings import SettingsError, load_settings, settings_files
     from agent_server.core.catalogue import CatalogueError
+    from agent_server.core.store import StoreError
     from agent_server.service.binding import BindError
     from agent_server.service.life import serve
     from agent_server.tools.database import DatabaseError
+    from agent_server.tools.declare import ToolError
+    from agent_server.workflows.library import LibraryError
 
     logging.basicConfig(
         stream=sys.stderr, level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     for noisy in ("httpx", "httpcore"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    chosen = {name: value or None if isinstance(value, tuple) else value for name, value in given.items()}
     try:
-        settings = load_settings(
-            config, {name: value or None if isinstance(value, tuple) else value for name, value in given.items()}
-        )
+        settings = load_settings(config, chosen)
     except SettingsError as error:
         raise click.UsageError(str(error)) from None
 
@@ -99,9 +108,17 @@ def run(config: Path | None, log_level: str, **given: Any) -> None:
 
     try:
         is_orderly = asyncio.run(
-            serve(settings, now=time.monotonic, wall=time.time, chance=random.SystemRandom(), ready=ready)
+            serve(
+                settings,
+                now=time.monotonic,
+                wall=time.time,
+                chance=random.SystemRandom(),
+                ready=ready,
+                load=lambda: load_settings(config, chosen),
+                files=settings_files(config, settings.environment),
+            )
         )
-    except (BindError, CatalogueError, DatabaseError) as error:
+    except (BindError, CatalogueError, DatabaseError, LibraryError, StoreError, ToolError) as error:
         raise click.ClickException(str(error)) from error
     sys.exit(0 if is_orderly else 1)
 

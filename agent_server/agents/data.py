@@ -214,7 +214,7 @@ class DataAgent(Agent):
             await context.progress(count, 0, "rows")
         return QueryOutput(columns=columns, row_count=count, truncated="" if pages.is_done else "rows")
 
-    @operation("execute")
+    @operation("execute", repeatable=True)
     async def execute(self, request: ExecuteInput, context: Context) -> ExecuteOutput:
         """Runs one changing statement in a transaction; under an idempotency key, once."""
         key = None

@@ -82,6 +82,8 @@ class OperationSpec:
     method: str
     input_model: type[Input]
     output_model: type[Output]
+    repeatable: bool = False
+    """Under the same idempotency key it may be begun again after the server ended in the middle."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +96,15 @@ class AgentSpec:
     operations: dict[str, OperationSpec]
 
 
-def operation(name: str, *, read_only: bool = False, text: str = "") -> Callable[[F], F]:
+def operation(name: str, *, read_only: bool = False, text: str = "", repeatable: bool = False) -> Callable[[F], F]:
     """Declare `async def method(self, request: SomeInput, context: Context) -> SomeOutput` as an operation.
 
-    `read_only`: running it changes nothing. `text`: the parameter that the text of a task fills.
+    `read_only`: running it changes nothing. `text`: the parameter that the text of a task fills. `repeatable`: it changes
+    something, but once under one idempotency key, so that a task may begin it again after the server ended in the middle.
     """
 
     def mark(method: F) -> F:
-        setattr(method, _MARK, (name, Kind.EXECUTE, read_only, text))
+        setattr(method, _MARK, (name, Kind.EXECUTE, read_only, text, repeatable))
         return method
 
     return mark
@@ -114,7 +117,7 @@ def ingestion(name: str) -> Callable[[F], F]:
     """
 
     def mark(method: F) -> F:
-        setattr(method, _MARK, (name, Kind.INGEST, False, ""))
+        setattr(method, _MARK, (name, Kind.INGEST, False, "", False))
         return method
 
     return mark
@@ -171,7 +174,7 @@ class IngestOutput(Output):
 
 
 def _operation_spec(attribute: str, method: Callable[..., Any]) -> OperationSpec:
-    name, kind, read_only, text = getattr(method, _MARK)
+    name, kind, read_only, text, repeatable = getattr(method, _MARK)
     wanted = 3 if kind is Kind.EXECUTE else 4
     signature = inspect.signature(method)
     parameters = list(signature.parameters.values())
@@ -192,7 +195,7 @@ def _operation_spec(attribute: str, method: Callable[..., Any]) -> OperationSpec
         msg = f"{where}: text={text!r} is not a field of {input_model.__name__}"
         raise TypeError(msg)
     summary = (inspect.getdoc(method) or "").partition("\n")[0]
-    return OperationSpec(name, summary, kind, read_only, text, attribute, input_model, output_model)
+    return OperationSpec(name, summary, kind, read_only, text, attribute, input_model, output_model, repeatable)
 
 
 def _models(method: Callable[..., Any], request: Any, result: Any) -> tuple[Any, Any]:

@@ -3,17 +3,52 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 
 from agent_server.agents import BUILT_IN
 from agent_server.service.binding import is_local, parse_address
+from agent_server.tools.declare import BUILT_IN as TOOLS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+
+def _secret(value: Any) -> Any:
+    """A secret stands for itself, or is taken from the environment (`{env: NAME}`) or from a file (`{file: /path}`)."""
+    if not isinstance(value, dict):
+        return value
+    match value:
+        case {"env": str(name)} if len(value) == 1:
+            if name not in os.environ:
+                msg = f"the environment has no {name}"
+                raise ValueError(msg)
+            return os.environ[name]
+        case {"file": str(name)} if len(value) == 1:
+            try:
+                return Path(name).read_text(encoding="utf-8").strip()
+            except (OSError, UnicodeDecodeError) as error:
+                msg = f"{name}: {error.strerror if isinstance(error, OSError) else 'no UTF-8'}"
+                raise ValueError(msg) from None
+    msg = "expected a text, {env: NAME} or {file: PATH}"
+    raise ValueError(msg)
+
+
+Secret = Annotated[SecretStr, BeforeValidator(_secret)]
 
 
 class SettingsError(Exception):
@@ -28,6 +63,36 @@ def _network(text: str) -> str:
 def _address(text: str) -> str:
     parse_address(text)
     return text
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Model(_Part):
+    """An OpenAI-compatible endpoint."""
+
+    base_url: Annotated[str, StringConstraints(pattern=r"^https?://[^\s]+$")]
+    name: str = Field(min_length=1)
+    api_key: Secret | None = None
+    timeout: float = Field(default=60.0, gt=0, le=600)
+    max_tokens: int = Field(default=4096, ge=1)
+
+
+class BrowserSettings(_Part):
+    """The browser."""
+
+    pages: int = Field(default=4, ge=1, le=64)
+    recycle_after: int = Field(default=200, ge=1)
+    max_page_bytes: int = Field(default=16 << 20, ge=1024)
+    executable: str = ""
+
+
+class MemorySettings(_Part):
+    """What is remembered per session."""
+
+    ttl: float = Field(default=30 * 24 * 3600.0, gt=0)
+    max_bytes: int = Field(default=1 << 20, ge=1024)
 
 
 class Settings(BaseModel):
@@ -60,6 +125,36 @@ class Settings(BaseModel):
     """Seconds that running calls have to end after SIGTERM."""
     reflection: bool = True
     """Answer server reflection."""
+    environment: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,31}$")] = "production"
+    """Which overlay is laid over the file: of `agent.yaml` it is `agent.production.yaml` beside it, where there is one."""
+    name: Annotated[str, StringConstraints(pattern=r"^[!-~]{1,64}$")] = "agent-server"
+    """Name of the employee, for logs and the user agent."""
+    model: Model | None = None
+    """Endpoint that plans what no template fits; none: templates and rules only."""
+    max_retries: int = Field(default=3, ge=1, le=20)
+    """Attempts of a step, in all."""
+    retry_delay: float = Field(default=1.0, ge=0, le=300)
+    """Seconds before the second attempt."""
+    retry_factor: float = Field(default=2.0, ge=1, le=10)
+    """By which each wait is longer than the one before."""
+    timeout: float = Field(default=30.0, gt=0, le=3600)
+    """Seconds of one attempt of a step."""
+    tools: tuple[str, ...] = TOOLS
+    """Modules that declare tools for workflows."""
+    workflows: Path | None = None
+    """Folder of workflows, besides those that are shipped."""
+    databases: dict[str, Secret] = Field(default_factory=dict)
+    """URLs (SQLAlchemy's) of databases by name; `main` is the embedded one."""
+    browser: BrowserSettings = Field(default_factory=lambda: BrowserSettings())
+    http_per_host: int = Field(default=20, ge=1, le=1000)
+    """Calls of tools at the same time to one host."""
+    memory: MemorySettings = Field(default_factory=lambda: MemorySettings())
+    state: Path | None = None
+    """File of tasks, checkpoints and memory; none: beside `database`, or a temporary one."""
+    encryption_keys: tuple[Secret, ...] = ()
+    """Fernet keys of what is stored, the newest first; none: one is made and kept beside `state`."""
+    task_concurrency: int = Field(default=4, ge=1, le=1000)
+    """Submitted tasks that run at the same time."""
 
     @model_validator(mode="after")
     def _bind_is_local(self) -> Settings:
@@ -74,18 +169,12 @@ def load_settings(file: Path | None, given: Mapping[str, Any]) -> Settings:
     values: dict[str, Any] = {}
     where = str(file) if file is not None else "settings"
     if file is not None:
-        try:
-            loaded = yaml.safe_load(file.read_text())
-        except OSError as error:
-            msg = f"{file}: {error.strerror}"
-            raise SettingsError(msg) from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            msg = f"{file}: {' '.join(str(error).split())}"
-            raise SettingsError(msg) from error
-        if loaded is not None and not isinstance(loaded, dict):
-            msg = f"{file}: expected a mapping of settings"
-            raise SettingsError(msg)
-        values = loaded or {}
+        values = _read(file)
+    environment = str(given.get("environment") or values.get("environment") or "production")
+    if file is not None:
+        overlay = file.with_name(f"{file.stem}.{environment}{file.suffix}")
+        if overlay.exists():
+            values = laid_over(values, _read(overlay))
     values |= {name: value for name, value in given.items() if value is not None}
     try:
         return Settings.model_validate(values)
@@ -96,3 +185,33 @@ def load_settings(file: Path | None, given: Mapping[str, Any]) -> Settings:
             text = each["msg"].removeprefix("Value error, ")
             lines.append(f"{where}: {path}: {text}" if path else f"{where}: {text}")
         raise SettingsError("\n".join(lines)) from None
+
+
+def laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Mappings are merged, all else is replaced."""
+    merged = dict(below)
+    for name, value in above.items():
+        earlier = merged.get(name)
+        is_merged = isinstance(earlier, dict) and isinstance(value, dict)
+        merged[name] = laid_over(earlier, value) if is_merged and earlier is not None else value
+    return merged
+
+
+def settings_files(file: Path | None, environment: str) -> tuple[Path, ...]:
+    """The files that settings come from, also those that are not there yet."""
+    return () if file is None else (file, file.with_name(f"{file.stem}.{environment}{file.suffix}"))
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        loaded = yaml.safe_load(file.read_text())
+    except OSError as error:
+        msg = f"{file}: {error.strerror}"
+        raise SettingsError(msg) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        msg = f"{file}: {' '.join(str(error).split())}"
+        raise SettingsError(msg) from error
+    if loaded is not None and not isinstance(loaded, dict):
+        msg = f"{file}: expected a mapping of settings"
+        raise SettingsError(msg)
+    return loaded or {}

@@ -25,11 +25,15 @@ class Context:
     session: Session | None = None
     """The session, if the caller named one. An operation that sets it to None keeps its result from being remembered."""
     sink: Sink | None = None
+    takes_parts: bool = True
+    """Whoever listens puts the parts of a result together himself; False: the result must be whole at the end."""
+    usage_tokens: int = 0
+    """Tokens of models that were used up for this call; goes out as trailer `x-usage-tokens`."""
 
     @property
     def is_streaming(self) -> bool:
         """Somebody listens, so parts of the result may go out early."""
-        return self.sink is not None
+        return self.sink is not None and self.takes_parts
 
     async def progress(self, completed: int, total: int, unit: str, message: str = "") -> None:
         """Tell how far the work is."""

@@ -67,6 +67,7 @@ class Outcome:
     elapsed: float
     """Seconds."""
     replayed: bool = False
+    usage_tokens: int = 0
 
 
 Event = Started | Progress | Log | Partial

@@ -79,14 +79,22 @@ class Executor:
             raise from_validation(error, "parameters") from None
         return Work(self._new_id(), agent, operation, request, order)
 
-    async def run(self, work: Work, sink: Sink | None = None) -> Outcome:
+    async def run(
+        self, work: Work, sink: Sink | None = None, *, takes_parts: bool = True, is_limited: bool = True
+    ) -> Outcome:
         """Run to the end. Raises Failure; DEADLINE_EXCEEDED when the server's own limit passed."""
         context = self._context(work, sink)
+        context.takes_parts = takes_parts
         started = self._now()
         if sink is not None:
             await sink(Started(work.execution_id, work.agent.name, work.operation.name))
         method = getattr(self.catalogue.instance(work.agent), work.operation.method)
-        output: Output = await self._limited(method(work.request, context))
+        running = method(work.request, context)
+        try:
+            output: Output = await (self._limited(running) if is_limited else running)
+        except Failure as failure:
+            failure.usage_tokens = context.usage_tokens
+            raise
         outcome = Outcome(
             work.execution_id,
             work.agent.name,
@@ -95,6 +103,7 @@ class Executor:
             output.table,
             self._now() - started,
             output.replayed,
+            context.usage_tokens,
         )
         if context.session is not None:
             self._sessions.keep(work.order.identity, context.session, outcome)

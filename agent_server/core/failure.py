@@ -49,6 +49,7 @@ class Failure(Exception):
         self.metadata = dict(metadata or {})
         self.violations = tuple(violations)
         self.retry_after = retry_after
+        self.usage_tokens = 0
 
 
 def invalid(field: str, description: str, *, reason: str = "INVALID_INPUT") -> Failure:

@@ -14,11 +14,11 @@ import grpc
 
 from agent_server import __version__
 from agent_server.agents.declare import Kind
+from agent_server.core.events import Outcome
 from agent_server.core.executor import Executor, Order, Work
 from agent_server.core.failure import Failure, invalid
-from agent_server.service.answering import VERSION, answering, defect, log
+from agent_server.service.answering import USAGE, VERSION, answering, defect, log
 from agent_server.service.api import agent_pb2 as pb
-from agent_server.service.api import agent_pb2_grpc
 from agent_server.service.messages import (
     from_struct,
     to_description,
@@ -28,26 +28,30 @@ from agent_server.service.messages import (
     to_summary,
     to_turn_error,
 )
+from agent_server.service.ordering import IDENTITY, metadata_of, order_of, session_id_of
+from agent_server.service.task_calls import TaskCalls
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from agent_server.core.events import Record
-
-IDENTITY = "x-sidecar-identity"
-IDEMPOTENCY_KEY = "idempotency-key"
-
-_MAX_SESSION_ID = 255
+    from agent_server.core.tasks import Tasks
 
 
-class AgentService(agent_pb2_grpc.AgentServiceServicer):
+class AgentService(TaskCalls):
     """The service."""
 
     def __init__(
-        self, executor: Executor, *, version: str, wall: Callable[[], float], new_id: Callable[[], str]
+        self,
+        executor: Executor,
+        *,
+        version: str,
+        wall: Callable[[], float],
+        new_id: Callable[[], str],
+        tasks: Tasks | None = None,
     ) -> None:
+        super().__init__(tasks, version=version)
         self._executor = executor
-        self._version = version
         self._wall = wall
         self._new_id = new_id
 
@@ -55,8 +59,10 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
         self, request: pb.ExecuteRequest, context: grpc.aio.ServicerContext[pb.ExecuteRequest, pb.ExecuteResponse]
     ) -> pb.ExecuteResponse:
         async with answering(context, self._version):
-            work = self._executor.prepare(_order(request, context))
-            response = pb.ExecuteResponse(result=to_result(await self._executor.run(work)))
+            work = self._executor.prepare(order_of(request, context))
+            outcome = await self._executor.run(work)
+            response = pb.ExecuteResponse(result=to_result(outcome))
+            self._charge(context, outcome.usage_tokens)
             await self._announce(context)
             return response
 
@@ -66,12 +72,14 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
         context: grpc.aio.ServicerContext[pb.ExecuteStreamRequest, pb.ExecuteStreamResponse],
     ) -> AsyncIterator[pb.ExecuteStreamResponse]:
         async with answering(context, self._version):
-            work = self._executor.prepare(_order(request, context))
+            work = self._executor.prepare(order_of(request, context))
             await self._announce(context)
             sequence = 0
             async with aclosing(self._executor.stream(work)) as events:
                 async for event in events:
                     sequence += 1
+                    if isinstance(event, Outcome):
+                        self._charge(context, event.usage_tokens)
                     yield to_event(event, sequence, self._wall())
 
     async def Ingest(
@@ -87,8 +95,8 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
                     agent=target.agent,
                     operation=target.operation,
                     parameters=from_struct(target.parameters),
-                    session_id=_session_id(target.session_id),
-                    identity=_metadata(context, IDENTITY),
+                    session_id=session_id_of(target.session_id),
+                    identity=metadata_of(context, IDENTITY),
                 ),
                 Kind.INGEST,
             )
@@ -107,8 +115,8 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
             number = 0
             async for turn in request_iterator:
                 number += 1
-                session_id = _session_id(turn.session_id) or session_id or self._new_id()
-                yield await self._answer(turn, number, session_id, _metadata(context, IDENTITY))
+                session_id = session_id_of(turn.session_id) or session_id or self._new_id()
+                yield await self._answer(turn, number, session_id, metadata_of(context, IDENTITY))
 
     async def Describe(
         self, request: pb.DescribeRequest, context: grpc.aio.ServicerContext[pb.DescribeRequest, pb.DescribeResponse]
@@ -146,43 +154,13 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
             response.error.CopyFrom(to_turn_error(defect()))
         return response
 
+    def _charge(self, context: grpc.aio.ServicerContext[Any, Any], tokens: int) -> None:
+        if tokens:
+            context.set_trailing_metadata(((VERSION, self._version), (USAGE, str(tokens))))
+
     async def _announce(self, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         # Sent as soon as the call is known to be good and not before, so that a refusal stays Trailers-Only.
         await context.send_initial_metadata(((VERSION, self._version),))
-
-
-def _order(request: pb.ExecuteRequest | pb.ExecuteStreamRequest, context: grpc.aio.ServicerContext[Any, Any]) -> Order:
-    return Order(
-        task=request.task,
-        agent=request.agent,
-        operation=request.operation,
-        parameters=from_struct(request.parameters),
-        session_id=_session_id(request.session_id),
-        idempotency_key=_key(request.idempotency_key, _metadata(context, IDEMPOTENCY_KEY)),
-        identity=_metadata(context, IDENTITY),
-    )
-
-
-def _metadata(context: grpc.aio.ServicerContext[Any, Any], name: str) -> str:
-    for key, value in context.invocation_metadata() or ():
-        if key == name:
-            return value if isinstance(value, str) else value.decode("ascii", "replace")
-    return ""
-
-
-def _key(from_message: str, from_metadata: str) -> str:
-    if from_message and from_metadata and from_message != from_metadata:
-        raise invalid("idempotency_key", "differs from the metadata idempotency-key", reason="KEY_MALFORMED")
-    key = from_metadata or from_message
-    if len(key) > 255 or any(not "!" <= char <= "~" for char in key):
-        raise invalid("idempotency_key", "must be 1 to 255 visible ASCII characters", reason="KEY_MALFORMED")
-    return key
-
-
-def _session_id(session_id: str) -> str:
-    if len(session_id) > _MAX_SESSION_ID or not session_id.isprintable():
-        raise invalid("session_id", f"must be at most {_MAX_SESSION_ID} printable characters")
-    return session_id
 
 
 async def _target(requests: AsyncIterator[pb.IngestRequest]) -> pb.IngestTarget:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 DOMAIN = "agent"
 VERSION = "x-agent-version"
 DETAILS = "grpc-status-details-bin"
+USAGE = "x-usage-tokens"
 PUSHBACK = "grpc-retry-pushback-ms"
 
 _MAX_MESSAGE = 1024
@@ -88,6 +89,8 @@ def _cut(message: str) -> str:
 async def _abort(context: grpc.aio.ServicerContext[Any, Any], failure: Failure, version: str) -> None:
     status = status_of(failure)
     trailers: list[tuple[str, str | bytes]] = [(VERSION, version), (DETAILS, status.SerializeToString())]
+    if failure.usage_tokens:
+        trailers.append((USAGE, str(failure.usage_tokens)))
     if failure.retry_after is not None:
         trailers.append((PUSHBACK, str(int(failure.retry_after * 1000))))
     # The message must be the same as in the details: readers compare them.

@@ -8,19 +8,25 @@ import signal
 from typing import TYPE_CHECKING
 
 from agent_server import __version__
+from agent_server.configuration.reload import LiveSettings
 from agent_server.core.catalogue import Catalogue, load_specs
 from agent_server.core.executor import Executor
 from agent_server.core.sessions import Sessions
+from agent_server.core.store import Store
+from agent_server.core.tasks import Tasks
 from agent_server.service.agent_service import AgentService
 from agent_server.service.binding import UnixAddress, parse_address
 from agent_server.service.server import AgentServer
 from agent_server.tools.addresses import AddressRule
 from agent_server.tools.database import Database
+from agent_server.tools.declare import load_tools
 from agent_server.tools.toolbox import Toolbox
+from agent_server.workflows.library import load_library
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Callable
+    from pathlib import Path
 
     from agent_server.configuration.settings import Settings
 
@@ -34,40 +40,66 @@ async def serve(
     wall: Callable[[], float],
     chance: random.Random,
     ready: Callable[[str], None],
+    load: Callable[[], Settings] | None = None,
+    files: tuple[Path, ...] = (),
 ) -> bool:
     """Serve until SIGTERM or SIGINT; True when everything ended in order, False when a second signal cut it short.
 
     `now` is monotonic, `wall` since the epoch, both in seconds. `ready` is called with the address once calls are taken.
-    Raises CatalogueError, DatabaseError or BindError when it cannot start.
+    `load` reads the settings again, on SIGHUP and when one of `files` has changed.
+    Raises CatalogueError, DatabaseError, StoreError, ToolError, LibraryError or BindError when it cannot start.
     """
 
     def new_id() -> str:
         return f"{chance.getrandbits(128):032x}"
 
+    live = LiveSettings(settings, load, files)
     specs = load_specs(settings.agents)
+    load_tools(settings.tools)
+    load_library(settings.workflows)
+    state = settings.state
+    if state is None and settings.database is not None:
+        state = settings.database.with_name(settings.database.name + ".state")
     tools = Toolbox(
         Database(settings.database, readers=settings.database_readers),
         AddressRule(settings.allow_addresses),
         now=now,
         wall=wall,
-        user_agent=f"agent-server/{__version__}",
+        user_agent=f"{settings.name}/{__version__}",
+        settings=live.current,
+        store=Store(state, [each.get_secret_value() for each in settings.encryption_keys]),
     )
     await tools.open()
     try:
         sessions = Sessions(max_sessions=settings.max_sessions)
         catalogue = Catalogue(specs, tools)
         executor = Executor(catalogue, sessions, now=now, new_id=new_id, timeout=settings.operation_timeout)
-        service = AgentService(executor, version=settings.version, wall=wall, new_id=new_id)
+        tasks = Tasks(
+            tools.store,
+            executor,
+            wall=wall,
+            new_id=new_id,
+            version=settings.version,
+            concurrency=settings.task_concurrency,
+        )
+        service = AgentService(executor, version=settings.version, wall=wall, new_id=new_id, tasks=tasks)
         server = AgentServer(service, settings)
         signals = _Signals()
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGHUP, live.reload)
+        looking = loop.create_task(live.keep_looking(), name="settings")
         address = await server.start(parse_address(settings.bind))
         try:
+            await tasks.open()
             ready(str(address))
             log.info("serving on %s, version %s", address, settings.version)
             await signals.first.wait()
             log.info("ending: running calls have %g s", settings.grace)
             return await _end(server, signals, settings.grace)
         finally:
+            looking.cancel()
+            loop.remove_signal_handler(signal.SIGHUP)
+            await tasks.close()
             signals.close()
             if isinstance(address, UnixAddress):
                 address.path.unlink(missing_ok=True)

@@ -39,6 +39,12 @@ class Database:
         self._free: asyncio.Queue[SqliteThread] = asyncio.Queue()
         self._writing = asyncio.Lock()
 
+    @property
+    def path(self) -> Path:
+        """The file; known once the database is open."""
+        assert self._path is not None
+        return self._path
+
     async def open(self) -> None:
         """Open all connections. Raises DatabaseError."""
         if self._path is None:

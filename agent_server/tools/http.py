@@ -74,8 +74,17 @@ class Fetcher:
         """Close all connections."""
         await self._client.aclose()
 
-    async def fetch(self, url: str, *, headers: Mapping[str, str], timeout: float, max_bytes: int) -> Fetched:
-        """GET one URL within `timeout` seconds, redirects included. Never raises for what goes wrong with that URL."""
+    async def fetch(
+        self,
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        timeout: float,
+        max_bytes: int,
+        method: str = "GET",
+        content: bytes = b"",
+    ) -> Fetched:
+        """Ask for one URL within `timeout` seconds, redirects of a GET included. Never raises for what goes wrong with that URL."""
         started = self._now()
         final = url
         reason = message = ""
@@ -88,9 +97,12 @@ class Fetcher:
                     if current.scheme not in ("http", "https") or not current.host or (current.port or 0) > 65535:
                         reason, message = "BAD_URL", "neither http nor https, without a host, or with a wrong port"
                         break
-                    async with self._client.stream("GET", current, headers=sent, timeout=timeout) as response:
+                    async with self._client.stream(
+                        method, current, headers=sent, timeout=timeout, content=content or None
+                    ) as response:
                         location = response.headers.get("location")
-                        if response.status_code in _REDIRECTS and location:
+                        # What changes something is never sent to another place than the one that was named.
+                        if response.status_code in _REDIRECTS and location and method in ("GET", "HEAD"):
                             target = current.join(location)
                             if _origin(target) != _origin(current):
                                 sent = {}  # what the caller sent was meant for that host

@@ -64,6 +64,41 @@ class AgentServiceStub:
                 request_serializer=agent_dot_v1_dot_agent__pb2.DescribeRequest.SerializeToString,
                 response_deserializer=agent_dot_v1_dot_agent__pb2.DescribeResponse.FromString,
                 _registered_method=True)
+        self.Submit = channel.unary_unary(
+                '/agent.v1.AgentService/Submit',
+                request_serializer=agent_dot_v1_dot_agent__pb2.SubmitRequest.SerializeToString,
+                response_deserializer=agent_dot_v1_dot_agent__pb2.SubmitResponse.FromString,
+                _registered_method=True)
+        self.GetTask = channel.unary_unary(
+                '/agent.v1.AgentService/GetTask',
+                request_serializer=agent_dot_v1_dot_agent__pb2.GetTaskRequest.SerializeToString,
+                response_deserializer=agent_dot_v1_dot_agent__pb2.GetTaskResponse.FromString,
+                _registered_method=True)
+        self.ListTasks = channel.unary_unary(
+                '/agent.v1.AgentService/ListTasks',
+                request_serializer=agent_dot_v1_dot_agent__pb2.ListTasksRequest.SerializeToString,
+                response_deserializer=agent_dot_v1_dot_agent__pb2.ListTasksResponse.FromString,
+                _registered_method=True)
+        self.CancelTask = channel.unary_unary(
+                '/agent.v1.AgentService/CancelTask',
+                request_serializer=agent_dot_v1_dot_agent__pb2.CancelTaskRequest.SerializeToString,
+                response_deserializer=agent_dot_v1_dot_agent__pb2.CancelTaskResponse.FromString,
+                _registered_method=True)
+        self.WatchTask = channel.unary_stream(
+                '/agent.v1.AgentService/WatchTask',
+                request_serializer=agent_dot_v1_dot_agent__pb2.WatchTaskRequest.SerializeToString,
+                response_deserializer=agent_dot_v1_dot_agent__pb2.WatchTaskResponse.FromString,
+                _registered_method=True)
+        self.RateTask = channel.unary_unary(
+                '/agent.v1.AgentService/RateTask',
+                request_serializer=agent_dot_v1_dot_agent__pb2.RateTaskRequest.SerializeToString,
+                response_deserializer=agent_dot_v1_dot_agent__pb2.RateTaskResponse.FromString,
+                _registered_method=True)
+        self.SummarizeRatings = channel.unary_unary(
+                '/agent.v1.AgentService/SummarizeRatings',
+                request_serializer=agent_dot_v1_dot_agent__pb2.SummarizeRatingsRequest.SerializeToString,
+                response_deserializer=agent_dot_v1_dot_agent__pb2.SummarizeRatingsResponse.FromString,
+                _registered_method=True)
 
 
 class AgentServiceServicer:
@@ -106,6 +141,56 @@ class AgentServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Submit(self, request, context):
+        """Takes one operation to be run in the background and answers at once. The task survives a restart of the server.
+        Under an idempotency key that was used before, the task of that time is given and nothing new begins.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetTask(self, request, context):
+        """How a task stands, and its result when it has ended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListTasks(self, request, context):
+        """The caller's tasks, the newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelTask(self, request, context):
+        """Ends a task. One that has ended already stays as it is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchTask(self, request, context):
+        """Tells what happens in a task, from its beginning or from a given event on; the last message has the task as it ended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RateTask(self, request, context):
+        """How good a task's result was, in the caller's eyes. A second rating replaces the first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SummarizeRatings(self, request, context):
+        """Ratings by agent and version.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AgentServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -133,6 +218,41 @@ def add_AgentServiceServicer_to_server(servicer, server):
                     servicer.Describe,
                     request_deserializer=agent_dot_v1_dot_agent__pb2.DescribeRequest.FromString,
                     response_serializer=agent_dot_v1_dot_agent__pb2.DescribeResponse.SerializeToString,
+            ),
+            'Submit': grpc.unary_unary_rpc_method_handler(
+                    servicer.Submit,
+                    request_deserializer=agent_dot_v1_dot_agent__pb2.SubmitRequest.FromString,
+                    response_serializer=agent_dot_v1_dot_agent__pb2.SubmitResponse.SerializeToString,
+            ),
+            'GetTask': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetTask,
+                    request_deserializer=agent_dot_v1_dot_agent__pb2.GetTaskRequest.FromString,
+                    response_serializer=agent_dot_v1_dot_agent__pb2.GetTaskResponse.SerializeToString,
+            ),
+            'ListTasks': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTasks,
+                    request_deserializer=agent_dot_v1_dot_agent__pb2.ListTasksRequest.FromString,
+                    response_serializer=agent_dot_v1_dot_agent__pb2.ListTasksResponse.SerializeToString,
+            ),
+            'CancelTask': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelTask,
+                    request_deserializer=agent_dot_v1_dot_agent__pb2.CancelTaskRequest.FromString,
+                    response_serializer=agent_dot_v1_dot_agent__pb2.CancelTaskResponse.SerializeToString,
+            ),
+            'WatchTask': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchTask,
+                    request_deserializer=agent_dot_v1_dot_agent__pb2.WatchTaskRequest.FromString,
+                    response_serializer=agent_dot_v1_dot_agent__pb2.WatchTaskResponse.SerializeToString,
+            ),
+            'RateTask': grpc.unary_unary_rpc_method_handler(
+                    servicer.RateTask,
+                    request_deserializer=agent_dot_v1_dot_agent__pb2.RateTaskRequest.FromString,
+                    response_serializer=agent_dot_v1_dot_agent__pb2.RateTaskResponse.SerializeToString,
+            ),
+            'SummarizeRatings': grpc.unary_unary_rpc_method_handler(
+                    servicer.SummarizeRatings,
+                    request_deserializer=agent_dot_v1_dot_agent__pb2.SummarizeRatingsRequest.FromString,
+                    response_serializer=agent_dot_v1_dot_agent__pb2.SummarizeRatingsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -271,6 +391,195 @@ class AgentService:
             '/agent.v1.AgentService/Describe',
             agent_dot_v1_dot_agent__pb2.DescribeRequest.SerializeToString,
             agent_dot_v1_dot_agent__pb2.DescribeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Submit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/agent.v1.AgentService/Submit',
+            agent_dot_v1_dot_agent__pb2.SubmitRequest.SerializeToString,
+            agent_dot_v1_dot_agent__pb2.SubmitResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetTask(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/agent.v1.AgentService/GetTask',
+            agent_dot_v1_dot_agent__pb2.GetTaskRequest.SerializeToString,
+            agent_dot_v1_dot_agent__pb2.GetTaskResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTasks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/agent.v1.AgentService/ListTasks',
+            agent_dot_v1_dot_agent__pb2.ListTasksRequest.SerializeToString,
+            agent_dot_v1_dot_agent__pb2.ListTasksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelTask(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/agent.v1.AgentService/CancelTask',
+            agent_dot_v1_dot_agent__pb2.CancelTaskRequest.SerializeToString,
+            agent_dot_v1_dot_agent__pb2.CancelTaskResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchTask(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/agent.v1.AgentService/WatchTask',
+            agent_dot_v1_dot_agent__pb2.WatchTaskRequest.SerializeToString,
+            agent_dot_v1_dot_agent__pb2.WatchTaskResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RateTask(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/agent.v1.AgentService/RateTask',
+            agent_dot_v1_dot_agent__pb2.RateTaskRequest.SerializeToString,
+            agent_dot_v1_dot_agent__pb2.RateTaskResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SummarizeRatings(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/agent.v1.AgentService/SummarizeRatings',
+            agent_dot_v1_dot_agent__pb2.SummarizeRatingsRequest.SerializeToString,
+            agent_dot_v1_dot_agent__pb2.SummarizeRatingsResponse.FromString,
             options,
             channel_credentials,
             insecure,

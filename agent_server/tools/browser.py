@@ -1,0 +1,231 @@
+"""A browser for pages that need one: Chromium by Playwright, so many pages at a time, each in a context of its own.
+
+A browser that has crashed, or has shown its share of pages, is replaced; pages that others hold are let end first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from grpc import StatusCode
+from playwright.async_api import Browser, Error, Page, Playwright, async_playwright
+from playwright.async_api import TimeoutError as PageTimeout
+
+from agent_server.core.failure import Failure
+from agent_server.tools.gate import Gate
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from agent_server.tools.addresses import AddressRule
+
+log = logging.getLogger(__name__)
+
+_FLAGS = (
+    "--no-sandbox",
+    "--disable-dev-shm-usage",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-background-networking",
+)
+_HEALTH_SECONDS = 5.0
+
+_EXTRACT = """({rows, fields}) => {
+  const text = (root, how) => {
+    const [selector, attribute] = how.split('@');
+    const found = selector ? root.querySelector(selector) : root;
+    return found === null ? null : attribute ? found.getAttribute(attribute) : found.textContent.trim();
+  };
+  const roots = rows ? [...document.querySelectorAll(rows)] : [document];
+  return roots.map(root => Object.fromEntries(Object.entries(fields).map(([name, how]) => [name, text(root, how)])));
+}"""
+
+
+@dataclass(slots=True, eq=False)
+class _Running:
+    """A browser that runs."""
+
+    browser: Browser
+    shown: int = 0
+    held: int = 0
+    is_retired: bool = False
+
+
+class BrowserPool:
+    """Pages of one browser. Started when first used."""
+
+    def __init__(
+        self,
+        rule: AddressRule,
+        *,
+        pages: int = 4,
+        recycle_after: int = 200,
+        max_page_bytes: int = 16 << 20,
+        executable: str = "",
+    ) -> None:
+        """`pages` at the same time; a browser is replaced after `recycle_after` of them. `max_page_bytes`: one answer's size."""
+        self._gate = Gate(rule, max_bytes=max_page_bytes)
+        self._max_bytes = max_page_bytes
+        self._recycle_after = recycle_after
+        self._executable = executable
+        self._places = asyncio.Semaphore(pages)
+        self._starting = asyncio.Lock()
+        self._playwright: Playwright | None = None
+        self._current: _Running | None = None
+        self._all: set[_Running] = set()
+        self.launched = 0
+        """Browsers started so far."""
+
+    async def close(self) -> None:
+        """End the browsers."""
+        for running in list(self._all):
+            await self._end(running)
+        if self._playwright is not None:
+            await self._playwright.stop()
+            self._playwright = None
+            await self._gate.close()
+
+    @property
+    def in_use(self) -> int:
+        """Pages that are held now."""
+        return sum(each.held for each in self._all)
+
+    async def is_healthy(self) -> bool:
+        """A browser runs and answers."""
+        running = self._current
+        if running is None or not running.browser.is_connected():
+            return False
+        try:
+            async with asyncio.timeout(_HEALTH_SECONDS):
+                context = await running.browser.new_context()
+                await context.close()
+        except (Error, TimeoutError):
+            return False
+        return True
+
+    @contextlib.asynccontextmanager
+    async def page(self) -> AsyncIterator[Page]:
+        """A page without cookies or history of others, for the caller alone; waits until there is place for one."""
+        async with self._places:
+            running = await self._acquire()
+            context: Any = None
+            try:
+                context = await running.browser.new_context(accept_downloads=False, service_workers="block")
+                yield await context.new_page()
+            except Error as error:
+                if not running.browser.is_connected() or "crashed" in str(error):
+                    running.is_retired = True
+                    raise crashed() from error
+                raise
+            finally:
+                await self._release(running, context)
+
+    async def extract(self, url: str, rows: str, fields: dict[str, str], timeout: float) -> list[dict[str, str | None]]:
+        """Of each element that `rows` selects (empty: the page), the text of the elements that `fields` select within it.
+
+        A field is `selector`, or `selector@attribute`. Raises Failure.
+        """
+        async with self.visit(url, timeout) as page:
+            found: list[dict[str, str | None]] = await page.evaluate(_EXTRACT, {"rows": rows, "fields": fields})
+            return found
+
+    @contextlib.asynccontextmanager
+    async def visit(self, url: str, timeout: float) -> AsyncIterator[Page]:
+        """A page that shows `url`, within `timeout` seconds. Raises Failure saying why it cannot be shown."""
+        since = self._gate.number
+        async with self.page() as page:
+            try:
+                answer = await page.goto(url, timeout=timeout * 1000, wait_until="load")
+                if self._gate.was_cut(url, since):
+                    raise self._too_large(url)
+                if answer is not None and answer.status >= 400:
+                    raise self._not_shown(url, since, f"answered with status {answer.status}", answer.status)
+                yield page
+            except PageTimeout:
+                text = f"{url}: not loaded within {timeout:g} s"
+                raise Failure(StatusCode.DEADLINE_EXCEEDED, "PAGE_TIMEOUT", text, metadata={"url": url}) from None
+            except Error as error:
+                if not page.context.browser or not page.context.browser.is_connected() or "crashed" in str(error):
+                    raise
+                raise self._not_shown(url, since, str(error).partition("\n")[0]) from error
+
+    def _not_shown(self, url: str, since: int, said: str, status: int = 0) -> Failure:
+        if self._gate.was_cut(url, since):
+            return self._too_large(url)
+        reason, code = "PAGE_FAILED", StatusCode.UNAVAILABLE
+        if self._gate.was_refused(url, since):
+            reason, code, said = (
+                "ADDRESS_REFUSED",
+                StatusCode.PERMISSION_DENIED,
+                "not a public address, and not allowed",
+            )
+        elif "ERR_CERT_" in said or "ERR_SSL_" in said:
+            reason, code = "TLS_FAILED", StatusCode.FAILED_PRECONDITION
+        elif "invalid URL" in said or "ERR_INVALID_URL" in said:
+            reason, code = "BAD_URL", StatusCode.INVALID_ARGUMENT
+        elif status:
+            reason = "HTTP_STATUS"
+            code = StatusCode.UNAVAILABLE if status in (429, 502, 503, 504) else StatusCode.FAILED_PRECONDITION
+        return Failure(code, reason, f"{url}: {said.removeprefix('Page.goto: ')}", metadata={"url": url})
+
+    def _too_large(self, url: str) -> Failure:
+        text = f"{url}: larger than {self._max_bytes} bytes"
+        return Failure(StatusCode.FAILED_PRECONDITION, "PAGE_TOO_LARGE", text, metadata={"url": url})
+
+    async def _acquire(self) -> _Running:
+        async with self._starting:
+            running = self._current
+            if running is not None and (running.is_retired or not running.browser.is_connected()):
+                running.is_retired, running = True, None
+            if running is not None and running.shown >= self._recycle_after:
+                running.is_retired, running = True, None
+            for each in [each for each in self._all if each.is_retired and not each.held]:
+                await self._end(each)
+            if running is None:
+                running = self._current = await self._launch()
+            running.shown += 1
+            running.held += 1
+            return running
+
+    async def _release(self, running: _Running, context: Any) -> None:
+        running.held -= 1
+        if context is not None:
+            with contextlib.suppress(Error):
+                await context.close()
+        if running.is_retired and not running.held:
+            await self._end(running)
+
+    async def _launch(self) -> _Running:
+        if self._playwright is None:
+            await self._gate.open()
+            self._playwright = await async_playwright().start()
+        executable = self._executable or shutil.which("chromium") or shutil.which("google-chrome")
+        try:
+            browser = await self._playwright.chromium.launch(
+                executable_path=executable, args=list(_FLAGS), proxy={"server": f"http://{self._gate.address}"}
+            )
+        except Error as error:
+            said = str(error).partition("\n")[0]
+            raise Failure(StatusCode.UNAVAILABLE, "BROWSER_NOT_STARTED", said, retry_after=1.0) from error
+        self.launched += 1
+        running = _Running(browser)
+        self._all.add(running)
+        log.info("browser %d started, Chromium %s", self.launched, browser.version)
+        return running
+
+    async def _end(self, running: _Running) -> None:
+        self._all.discard(running)
+        with contextlib.suppress(Error):
+            await running.browser.close()
+
+
+def crashed() -> Failure:
+    """The browser ended in the middle of work; the next page gets another one."""
+    return Failure(
+        StatusCode.UNAVAILABLE, "BROWSER_CRASHED", "the browser crashed; another one takes its place", retry_after=0.0
+    )

@@ -1,0 +1,129 @@
+"""Databases and CSV."""
+
+from __future__ import annotations
+
+import csv
+import datetime as dt
+import io
+from typing import Any
+
+from grpc import StatusCode
+from pydantic import Field
+
+from agent_server.agents.declare import Input, Output
+from agent_server.core.failure import Failure
+from agent_server.tools.declare import Use, tool
+
+
+class QueryInput(Input):
+    """A statement that reads, with `:name` where values go."""
+
+    sql: str = Field(min_length=1, max_length=200_000)
+    params: dict[str, Any] = Field(default_factory=dict)
+    database: str = Field(default="", description="Name of a configured database; empty: the embedded one.")
+    limit: int = Field(default=10_000, ge=1, le=1_000_000)
+
+
+class QueryOutput(Output):
+    """What was read."""
+
+    rows: list[dict[str, Any]]
+    truncated: bool
+
+
+class ChangeInput(Input):
+    """A statement that changes, with `:name` where values go; run for each set of values."""
+
+    sql: str = Field(min_length=1, max_length=200_000)
+    params: dict[str, Any] = Field(default_factory=dict)
+    many: list[dict[str, Any]] = Field(default_factory=list, max_length=100_000)
+    database: str = ""
+
+
+class InsertInput(Input):
+    """Rows to insert."""
+
+    table: str = Field(min_length=1, max_length=128)
+    rows: list[dict[str, Any]] = Field(max_length=1_000_000)
+    database: str = ""
+    batch_size: int = Field(default=1000, ge=1, le=10_000)
+
+
+class Changed(Output):
+    """What was changed."""
+
+    affected_rows: int
+    was_done: bool = Field(description="It had been done before, under the same key; nothing was done now.")
+
+
+class CsvInput(Input):
+    """A CSV text with a header."""
+
+    text: str
+    delimiter: str = Field(default=",", min_length=1, max_length=1)
+
+
+class CsvOutput(Output):
+    """Its rows."""
+
+    rows: list[dict[str, str]]
+
+
+@tool("database.query", changes=False)
+async def query(request: QueryInput, use: Use) -> QueryOutput:
+    """Reads rows."""
+    table, is_more = await use.tools.warehouse.query(request.database, request.sql, request.params, request.limit)
+    names = [column.name for column in table.columns]
+    rows = [
+        {
+            name: cell.decode("utf-8", "replace") if isinstance(cell, bytes) else cell
+            for name, cell in zip(names, row, strict=True)
+        }
+        for row in table.rows
+    ]
+    return QueryOutput(rows=rows, truncated=is_more)
+
+
+@tool("database.execute", changes=True)
+async def execute(request: ChangeInput, use: Use) -> Changed:
+    """Changes a database in one transaction, once under the step's key."""
+    sets = request.many or ([request.params] if request.params else [])
+    affected, was_done = await use.tools.warehouse.change(
+        request.database, request.sql, sets, key=use.idempotency_key, at=_at(use)
+    )
+    return Changed(affected_rows=affected, was_done=was_done)
+
+
+@tool("database.insert", changes=True)
+async def insert(request: InsertInput, use: Use) -> Changed:
+    """Inserts rows in batches in one transaction, once under the step's key."""
+    affected, was_done = await use.tools.warehouse.insert(
+        request.database,
+        request.table,
+        request.rows,
+        key=use.idempotency_key,
+        at=_at(use),
+        batch=request.batch_size,
+    )
+    return Changed(affected_rows=affected, was_done=was_done)
+
+
+@tool("csv.read", changes=False)
+async def read_csv(request: CsvInput, use: Use) -> CsvOutput:
+    """Reads the rows of a CSV text."""
+    reader = csv.DictReader(io.StringIO(request.text, newline=""), delimiter=request.delimiter, strict=True)
+    rows: list[dict[str, str]] = []
+    try:
+        for row in reader:
+            if None in row or None in row.values():
+                text = f"line {reader.line_num}: has {'more' if None in row else 'fewer'} fields than the header"
+                raise Failure(StatusCode.INVALID_ARGUMENT, "BAD_CSV", text, metadata={"line": str(reader.line_num)})
+            rows.append(row)
+    except csv.Error as error:
+        text = f"line {reader.line_num}: {error}"
+        raise Failure(StatusCode.INVALID_ARGUMENT, "BAD_CSV", text, metadata={"line": str(reader.line_num)}) from None
+    return CsvOutput(rows=rows)
+
+
+def _at(use: Use) -> str:
+    return dt.datetime.fromtimestamp(use.tools.wall(), dt.UTC).isoformat()
