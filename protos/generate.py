@@ -34,7 +34,10 @@ class Target:
     packages: tuple[str, ...]
 
 
-TARGETS = (Target("agent/v1/agent.proto", ("agent_server/service/api", "clients/python/api")),)
+TARGETS = (
+    Target("agent/v1/agent.proto", ("agent_server/service/api", "clients/python/api")),
+    Target("sidecar/v1/admin.proto", ("sidecar/control/admin/api",)),
+)
 
 
 def generate(target: Target) -> dict[str, str]:

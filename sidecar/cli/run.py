@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from sidecar.config.load import Loaded
+    from sidecar.control.admin.grpc_service import AdminGrpc
 
 _NO_SUCH_COMMAND = 127
 """As shells say it."""
@@ -190,12 +191,18 @@ async def _serve(path: Path, loaded: Loaded, place: Place | None = None, *, is_w
         click.echo(f"{path}: store.url: {error}", err=True)
         return 1
     process = Process(path, runtime, os.environ)
+    admin_grpc: AdminGrpc | None = None
     await process.rollouts.recall(loaded.root.clusters)
     admin_config = loaded.root.admin
     try:
         token = admin_config.token.get_secret_value() if admin_config.token is not None else None
         if place is None:
             admin = AdminServer(process, admin_config.bind, token)
+            if admin_config.grpc is not None:
+                from sidecar.control.admin import grpc_service
+
+                admin_grpc = grpc_service.AdminGrpc(admin, admin_config.grpc)
+                admin_grpc.start()
             process.start(loaded)
         else:
             admin = AdminServer(process, place.admin, token, place.public_admin)
@@ -217,13 +224,18 @@ async def _serve(path: Path, loaded: Loaded, place: Place | None = None, *, is_w
         runtime.log.error("cannot start", extra={"cause": f"the agent does not serve: {agent.cause}"})
         process.stop()
     elif place is None:
-        runtime.log.info("ready", extra={"listeners": process.addresses, "admin": admin.address, "pid": os.getpid()})
+        extra = {"listeners": process.addresses, "admin": admin.address, "pid": os.getpid()}
+        if admin_grpc is not None:
+            extra["admin_grpc"] = admin_grpc.address
+        runtime.log.info("ready", extra=extra)
     else:
         runtime.log.info("worker ready", extra={"worker": place.number, "pid": os.getpid()})
         line = Line(place, asyncio.get_running_loop(), process.drain)
         line.tell(state="ready")
     await process.stopped.wait()
     code = await agent.close(at_once=signals.at_once) if agent is not None else 0
+    if admin_grpc is not None:
+        await asyncio.to_thread(admin_grpc.close)
     await asyncio.to_thread(admin.close)
     for close in runtime.closers:
         await asyncio.to_thread(close)

@@ -57,9 +57,14 @@ class AdminConfig(Model):
         default=None, min_length=16, description="bearer token that every request but the probes must carry"
     )
 
+    grpc: BindAddress | None = Field(
+        default=None, description="where the gRPC service sidecar.v1.Admin is served; absent = it is not"
+    )
+
     def contradictions(self) -> Iterator[tuple[str, str]]:
-        if self.token is None and not is_loopback(self.bind):
-            yield "bind", "can be reached from other machines; bind to 127.0.0.1 or unix:/path, or set admin.token"
+        for field, address in (("bind", self.bind), ("grpc", self.grpc)):
+            if self.token is None and address is not None and not is_loopback(address):
+                yield field, "can be reached from other machines; bind to 127.0.0.1 or unix:/path, or set admin.token"
 
 
 class Root(Model):
@@ -83,6 +88,8 @@ class Root(Model):
     agent: AgentConfig | None = Field(default=None, description="the agent's process, if we are to start and watch it")
 
     def contradictions(self) -> Iterator[tuple[str, str]]:
+        if self.admin.grpc is not None and self.workers > 1:
+            yield "admin.grpc", "is not served by several workers; set workers: 1, or use the admin pages"
         if self.agent is None:
             return
         cluster = self.clusters.get(self.agent.cluster)

@@ -30,6 +30,10 @@ def test_a_file_that_is_not_current_is_named(tmp_path: Path) -> None:
             "agent_pb2.pyi",
             "agent_pb2_grpc.py",
             "agent_pb2_grpc.pyi",
+            "admin_pb2.py",
+            "admin_pb2.pyi",
+            "admin_pb2_grpc.py",
+            "admin_pb2_grpc.pyi",
         }
         generate.write(tmp_path)
         assert generate.outdated(tmp_path) == []
