@@ -6,13 +6,15 @@ A zombie that is still there at the next look has no one who waits for it.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sidecar.clock import sleep
+
 if TYPE_CHECKING:
-    from sidecar.clock import Timer
     from sidecar.runtime import Runtime
 
 LOOK_EVERY = 5.0
@@ -44,20 +46,26 @@ def zombies(parent: int) -> frozenset[int]:
 
 
 class Orphans:
-    """Buries them until `close`."""
+    """Buries them from `start` to `close`."""
 
     def __init__(self, runtime: Runtime) -> None:
         self.buried = 0
         self._runtime = runtime
         self._seen: frozenset[int] = frozenset()
-        self._timer: Timer | None = None
+        self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         adopt()
-        self._timer = self._runtime.clock.call_later(LOOK_EVERY, self._look)
+        self._task = self._runtime.spawn(self._run(), "orphans")
 
-    def _look(self) -> None:
-        found = zombies(os.getpid())
+    async def _run(self) -> None:
+        while True:
+            await sleep(self._runtime.clock, LOOK_EVERY)
+            # Not on the loop: /proc of a large machine takes some milliseconds.
+            self.look(await asyncio.to_thread(zombies, os.getpid()))
+
+    def look(self, found: frozenset[int]) -> None:
+        """These are there now; bury those that were there before."""
         for pid in found & self._seen:
             try:
                 os.waitpid(pid, os.WNOHANG)
@@ -65,8 +73,7 @@ class Orphans:
                 continue
             self.buried += 1
         self._seen = found - self._seen
-        self._timer = self._runtime.clock.call_later(LOOK_EVERY, self._look)
 
     def close(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        if self._task is not None:
+            self._task.cancel()

@@ -94,6 +94,8 @@ class Supervisor:
         self._ending = asyncio.Event()
         self._asked = asyncio.Event()
         self._served_at: float | None = None
+        # Bytes, when it was looked at last; a look takes too long for whoever shows it.
+        self._resident = 0
         self._tasks: list[asyncio.Task[None]] = []
         self._show()
 
@@ -159,6 +161,7 @@ class Supervisor:
         self._around.hurry()
         await self._connected()
         self._served_at = self._clock.monotonic()
+        self._resident = await asyncio.to_thread(child.memory)
         self._enter(AgentState.SERVING)
         await self._watch(child)
 
@@ -204,6 +207,9 @@ class Supervisor:
                     asking = None
                     answers = answer is not Answer.NO_ANSWER
                     self._judge(answer)
+                # Not on the loop: /proc of a large machine takes some milliseconds.
+                if growth is not None or now - asked_at >= health.interval:
+                    self._resident = await asyncio.to_thread(child.memory)
                 if asking is None and now - asked_at >= health.interval:
                     asked_at = now
                     asking = self._runtime.spawn(child.ask(health.timeout), "agent health")
@@ -214,8 +220,7 @@ class Supervisor:
                     if stuck is not None:
                         raise Symptom("wedged", stuck, recovery.wedged.do)
                 if growth is not None and recovery.memory is not None:
-                    # Not on the loop: /proc of a large machine takes some milliseconds.
-                    grown = growth.look(await asyncio.to_thread(child.memory), now)
+                    grown = growth.look(self._resident, now)
                     if grown is not None:
                         raise Symptom("memory", grown, recovery.memory.do)
         finally:
@@ -382,7 +387,7 @@ class Supervisor:
         read(names.AGENT_SERVING, lambda: [((), self.is_serving)])
         read(names.AGENT_GIVEN_UP, lambda: [((), self.is_given_up)])
         read(names.AGENT_STARTS, lambda: [((), self.starts)])
-        read(names.AGENT_MEMORY, lambda: [((), self.child.memory())] if self.child is not None else [])
+        read(names.AGENT_MEMORY, lambda: [((), self._resident)])
 
     def view(self) -> dict[str, Any]:
         child = self.child
@@ -398,7 +403,7 @@ class Supervisor:
             "starts": self.starts,
             "serving_for_seconds": round(now - self._served_at, 3) if is_serving and self._served_at else None,
             "has_health_service": child.has_health_service if child is not None else None,
-            "memory_bytes": child.memory() if child is not None else 0,
+            "memory_bytes": self._resident if is_serving else 0,
             "in_flight": self._around.in_flight,
             "recoveries": self.history.view(),
         }

@@ -64,7 +64,7 @@ class WithoutFile:
         if name is not None:
             whole["node"] = {"name": _checked("--name", parse_host_name, name)}
         # `$` is how the file takes variables; here it is what was typed.
-        return json.dumps(whole, indent=2, ensure_ascii=True).replace("$", "\\u0024")
+        return json.dumps(whole, indent=2, ensure_ascii=True).replace("$", "$$")
 
     def _pair(self) -> str | None:
         """NAME of the certificate and key to use; None = clear text."""
