@@ -324,7 +324,8 @@ class Tasks:
         outcome = _outcome_from(told["outcome"]) if "outcome" in told else None
         failure = _failure_from(told["failure"]) if "failure" in told else None
         order = Order(**self._store.vault.open(ordered))
-        return Task(*row[:-2], order, outcome, failure, progress)
+        values: list[Any] = [*row[:-2], order, outcome, failure, progress]
+        return Task(*values)
 
 
 def _event_to(event: Event) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from grpc import StatusCode
-from playwright.async_api import Browser, Error, Page, Playwright, async_playwright
+from playwright.async_api import Browser, Error, Page, Playwright, Response, async_playwright
 from playwright.async_api import TimeoutError as PageTimeout
 
 from agent_server.core.failure import Failure
@@ -140,9 +140,7 @@ class BrowserPool:
         since = self._gate.number
         async with self.page() as page:
             try:
-                answer = await page.goto(url, timeout=timeout * 1000, wait_until="load")
-                if self._gate.was_cut(url, since):
-                    raise self._too_large(url)
+                answer = await self._shown(page, url, since, timeout)
                 if answer is not None and answer.status >= 400:
                     raise self._not_shown(url, since, f"answered with status {answer.status}", answer.status)
                 yield page
@@ -153,6 +151,21 @@ class BrowserPool:
                 if not page.context.browser or not page.context.browser.is_connected() or "crashed" in str(error):
                     raise
                 raise self._not_shown(url, since, str(error).partition("\n")[0]) from error
+
+    async def _shown(self, page: Page, url: str, since: int, timeout: float) -> Response | None:
+        # A page that was cut off in the middle may never count as loaded: why is known long before the time is up.
+        loop = asyncio.get_running_loop()
+        going = loop.create_task(page.goto(url, timeout=timeout * 1000, wait_until="load"))
+        cut = loop.create_task(self._gate.until_cut(url, since))
+        try:
+            await asyncio.wait({going, cut}, return_when=asyncio.FIRST_COMPLETED)
+            if self._gate.was_cut(url, since):
+                raise self._too_large(url)
+            return await going
+        finally:
+            going.cancel()
+            cut.cancel()
+            await asyncio.gather(going, cut, return_exceptions=True)
 
     def _not_shown(self, url: str, since: int, said: str, status: int = 0) -> Failure:
         if self._gate.was_cut(url, since):

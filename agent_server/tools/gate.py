@@ -32,6 +32,7 @@ class Gate:
         self._tasks: set[asyncio.Task[None]] = set()
         self._refused: OrderedDict[str, int] = OrderedDict()
         self._cut: OrderedDict[str, int] = OrderedDict()
+        self._news = asyncio.Event()
         self.number = 0
         self.address = ""
 
@@ -56,6 +57,11 @@ class Gate:
     def was_cut(self, url: str, since: int) -> bool:
         """An answer from the place of `url` was cut off after the gate's `number` was `since`."""
         return self._cut.get(_place(url), 0) > since
+
+    async def until_cut(self, url: str, since: int) -> None:
+        """Wait until `was_cut`."""
+        while not self.was_cut(url, since):
+            await self._news.wait()
 
     async def _taken(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -126,6 +132,8 @@ class Gate:
         self.number += 1
         where[f"{host}:{port}"] = self.number
         where.move_to_end(f"{host}:{port}")
+        self._news.set()
+        self._news = asyncio.Event()
         if len(where) > 1000:
             where.popitem(last=False)
 

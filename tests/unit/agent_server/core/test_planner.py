@@ -1,0 +1,105 @@
+"""From words to a workflow: by rules, and by a model that is a local server of this test."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from agent_server.configuration.settings import Model
+from agent_server.core.context import Context
+from agent_server.core.failure import Failure
+from agent_server.core.planner import plan
+from agent_server.tools.declare import BUILT_IN, load_tools
+from agent_server.workflows.library import load_library
+
+GOOD = {"name": "planned", "steps": [{"id": "a", "tool": "http.get", "with": {"url": "http://x.example/"}}]}
+
+
+class Endpoint:
+    """Speaks like an OpenAI-compatible endpoint; gives its answers one after the other."""
+
+    def __init__(self) -> None:
+        self.answers: list[Any] = []
+        self.asked: list[dict[str, Any]] = []
+        self.keys: list[str | None] = []
+        endpoint = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                endpoint.asked.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+                endpoint.keys.append(self.headers["authorization"])
+                answer = endpoint.answers.pop(0)
+                status = answer if isinstance(answer, int) else 200
+                told = {"choices": [{"message": {"content": answer}}], "usage": {"total_tokens": 21}}
+                body = json.dumps(told).encode()
+                self.send_response(status)
+                self.send_header("content-length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                """Nothing."""
+
+        self.web = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.thread = threading.Thread(target=self.web.serve_forever, kwargs={"poll_interval": 0.01})
+        self.thread.start()
+        url = f"http://127.0.0.1:{self.web.server_port}/v1"
+        self.model = Model(base_url=url, name="small", api_key=SecretStr("hush"), timeout=10.0)
+
+
+@pytest.fixture
+def endpoint() -> Iterator[Endpoint]:
+    endpoint = Endpoint()
+    yield endpoint
+    endpoint.web.shutdown()
+    endpoint.thread.join()
+    endpoint.web.server_close()
+
+
+def planned(task: str, model: Model | None = None) -> tuple[Any, Context]:
+    context = Context("x")
+    return asyncio.run(plan(task, load_library(None), load_tools(BUILT_IN), model, context)), context
+
+
+def test_by_a_rule() -> None:
+    found, context = planned("collect products from http://shop.example")
+    assert (found.workflow.name, found.inputs, found.origin) == (
+        "collect_products",
+        {"site": "http://shop.example"},
+        "rule",
+    )
+    assert context.usage_tokens == 0
+
+
+def test_nothing_fits() -> None:
+    with pytest.raises(Failure) as caught:
+        planned("make coffee")
+    assert caught.value.reason == "NO_PLAN"
+
+
+def test_by_a_model_that_needs_a_second_try(endpoint: Endpoint) -> None:
+    wrong = json.dumps({**GOOD, "steps": [{"id": "a", "tool": "rm"}]})
+    endpoint.answers = [wrong, f"```json\n{json.dumps(GOOD)}\n```"]
+    found, context = planned("look at x", endpoint.model)
+    assert (found.workflow.name, found.origin, context.usage_tokens) == ("planned", "model", 42)
+    assert "no tool is named 'rm'" in endpoint.asked[1]["messages"][-1]["content"]
+    assert endpoint.asked[0]["response_format"]["type"] == "json_schema"
+    assert endpoint.keys[0] == "Bearer hush"
+
+
+@pytest.mark.parametrize(
+    ("answers", "reason"), [(["no", "no"], "PLAN_INVALID"), ([503], "MODEL_FAILED"), ([None, None], "PLAN_INVALID")]
+)
+def test_a_model_that_does_not_deliver(endpoint: Endpoint, answers: list[Any], reason: str) -> None:
+    endpoint.answers = answers
+    with pytest.raises(Failure) as caught:
+        planned("look at x", endpoint.model)
+    assert caught.value.reason == reason
+    assert "hush" not in caught.value.message
