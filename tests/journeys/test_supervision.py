@@ -271,6 +271,8 @@ async def test_a_crash_loop_ends_with_a_call_for_people(tmp_path: Path) -> None:
             status, body = await asyncio.to_thread(it.sidecar.get, "/readyz?verbose")
             assert (status, "[-] agent: given up: manual intervention required" in body) == (503, True)
             assert "sidecar_agent_given_up 1.0" in (await asyncio.to_thread(it.sidecar.get, "/metrics"))[1]
+            troubles = json.loads((await asyncio.to_thread(it.sidecar.get, "/status"))[1])["troubles"]
+            assert troubles[0]["what"] == "the agent is given up: manual intervention required"
             # Somebody has repaired it, and says so.
             assert (await asyncio.to_thread(it.sidecar.request, "POST", "/agent/restart"))[0] == 200
             await it.until(lambda agent: agent["serving"])

@@ -53,6 +53,7 @@ def picture(process: Process, history: History) -> dict[str, Any]:
         "listeners": _listeners(process, history),
         "clusters": _clusters(process, history),
         "rollouts": process.rollouts.all(),
+        "agent": view.agent(process),
         "certificates": [
             {"file": str(each.files.certificate), "days_left": days, "problem": each.problem}
             for each in process.certificates.contexts

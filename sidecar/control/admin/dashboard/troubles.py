@@ -15,7 +15,14 @@ CRITICAL, WARNING, NOTICE = "critical", "warning", "notice"
 
 def troubles(picture: dict[str, Any]) -> list[dict[str, str]]:
     """Of `picture`: severity, what, and why, each."""
-    found = [*_process(picture), *_certificates(picture), *_traffic(picture), *_clusters(picture), *_rollouts(picture)]
+    found = [
+        *_process(picture),
+        *_agent(picture.get("agent") or {}),
+        *_certificates(picture),
+        *_traffic(picture),
+        *_clusters(picture),
+        *_rollouts(picture),
+    ]
     return sorted(found, key=lambda each: (CRITICAL, WARNING, NOTICE).index(each["severity"]))
 
 
@@ -37,6 +44,14 @@ def _process(picture: dict[str, Any]) -> list[dict[str, str]]:
             _trouble(WARNING, f"the event loop is {lag:.2f} s late", "the processor is busy, or something blocks")
         )
     return found
+
+
+def _agent(agent: dict[str, Any]) -> list[dict[str, str]]:
+    """Of the supervised one; empty = none is."""
+    if not agent or agent["serving"]:
+        return []
+    severity = CRITICAL if agent["given_up"] else WARNING
+    return [_trouble(severity, f"the agent is {agent['state']}", agent["cause"])]
 
 
 def _certificates(picture: dict[str, Any]) -> list[dict[str, str]]:
