@@ -20,6 +20,7 @@ _COMMANDS = {
     "audit": ("audit", "Check an audit log, or read it."),
     "certs": ("certs", "A development CA, SPIFFE certificates, and what is in them."),
     "demo": ("demo", "Agents, sidecars, certificates and real RPCs on this machine."),
+    "probe": ("probe", "Ask a gRPC server for its health; grpc-health-probe's exit codes."),
     "version": ("version", "Print versions."),
 }
 
