@@ -298,7 +298,7 @@ def test_an_agent_that_never_serves_is_no_start(tmp_path: Path) -> None:
     assert "cannot start" in str(caught.value)
 
 
-async def test_a_lost_store_and_a_lost_cluster_are_seen_to(tmp_path: Path) -> None:
+async def test_a_lost_cluster_is_seen_to(tmp_path: Path) -> None:
     it = Supervised(tmp_path, "network: {when: {for: 1s}}")
     it.sidecar.path.write_text(
         it.sidecar.path.read_text().replace("clusters:", 'clusters:\n  away: {endpoints: ["127.0.0.1:1"]}')
