@@ -3,7 +3,7 @@
     {"code": 14, "message": "…", "details": BASE64}   end with this status
     {"count": 3}                                      so many answers of a server stream
     {"hold": true}                                    answer once, then stay until the call ends
-    {"cancel": true}                                  answer once, then reset the stream
+    {"cancel": true}                                  answer once, then end with CANCELLED
     {"fail_first": 2, "key": "k"}                     UNAVAILABLE for the first two calls of this key
     {"gzip": true}                                    compress the answers
     {"report": "id"}                                  /interop.v1.Echo/Ended with this id tells how the call ended
@@ -94,16 +94,15 @@ class Echo(grpc.GenericRpcHandler):  # type: ignore[misc]
         how = {"ended": "cancelled", "timeout": context.time_remaining()}
         try:
             echoed = [pair for pair in metadata if pair[0].startswith("echo-")]
-            if do.get("gzip"):
-                context.set_compression(grpc.Compression.Gzip)
-            await context.send_initial_metadata(echoed)
-            attempts = dict(metadata).get("grpc-previous-rpc-attempts", "0")
-            size = sum(len(key) + len(value) for key, value in metadata)
-            context.set_trailing_metadata((*echoed, ("saw-attempts", attempts), ("saw-size", str(size))))
-            if "fail_first" in do:
+            if "fail_first" in do:  # Before any answer: a call that has one may not be repeated.
                 self._seen[do["key"]] += 1
                 if self._seen[do["key"]] <= do["fail_first"]:
                     await self._fail(context, 14, "not yet")
+            if do.get("gzip"):
+                context.set_compression(grpc.Compression.Gzip)
+            await context.send_initial_metadata(echoed)
+            size = sum(len(key) + len(value) for key, value in metadata)
+            context.set_trailing_metadata((*echoed, ("saw-size", str(size))))
             if "code" in do:
                 details = do.get("details")
                 if details is not None:
@@ -112,7 +111,7 @@ class Echo(grpc.GenericRpcHandler):  # type: ignore[misc]
             async for answer in answers(do):
                 yield answer
                 if do.get("cancel"):
-                    context.cancel()
+                    await self._fail(context, 1, "enough")
                 if do.get("hold"):
                     await asyncio.Event().wait()
             how["ended"] = "finished"

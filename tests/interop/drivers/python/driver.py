@@ -57,9 +57,7 @@ async def call(request: dict[str, Any], channel: grpc.aio.Channel) -> dict[str, 
     ]
     kind = request["kind"]
     sends_stream, gets_stream = kind in {"client", "bidi"}, kind in {"server", "bidi"}
-    make = getattr(
-        channel, f"{'stream' if sends_stream else 'unary'}_{'stream' if gets_stream else 'unary'}"
-    )
+    make = getattr(channel, f"{'stream' if sends_stream else 'unary'}_{'stream' if gets_stream else 'unary'}")
 
     async def sent() -> AsyncIterator[bytes]:
         for message in messages:
