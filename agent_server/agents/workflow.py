@@ -61,10 +61,10 @@ class WorkflowAgent(Agent):
     async def run(self, request: RunInput, context: Context) -> RunOutput:
         """Runs a workflow; each side effect happens once per run, over restarts too."""
         engine = self.tools.engine
-        plan = await self._plan(request, context)
+        run_id = request.run_id or context.idempotency_key or context.execution_id
+        plan = await self._plan(request, run_id, context)
         plan.workflow.check_tools(engine.tools, "parameters.definition")
         inputs = plan.workflow.with_defaults({**plan.inputs, **request.inputs})
-        run_id = request.run_id or context.idempotency_key or context.execution_id
         common: dict[str, Any] = {"run_id": run_id, "workflow": plan.workflow.name, "origin": plan.origin}
         if request.dry_run:
             shown = {**plan.workflow.model_dump(mode="json", by_alias=True, exclude_defaults=True), "inputs": inputs}
@@ -104,8 +104,9 @@ class WorkflowAgent(Agent):
             ],
         )
 
-    async def _plan(self, request: RunInput, context: Context) -> Plan:
+    async def _plan(self, request: RunInput, run_id: str, context: Context) -> Plan:
         from agent_server.core.planner import Plan, plan
+        from agent_server.workflows.checkpoints import PLAN
         from agent_server.workflows.definition import parse
         from agent_server.workflows.library import named
 
@@ -116,7 +117,21 @@ class WorkflowAgent(Agent):
             return Plan(parse(request.definition, "parameters.definition"), {}, "")
         if request.workflow:
             return Plan(named(self._library(), request.workflow), {}, "")
-        return await plan(request.task, self._library(), self.tools.engine.tools, self.tools.settings().model, context)
+        checkpoints = self.tools.engine.checkpoints
+        if (kept := await checkpoints.planned(context.identity, run_id)) is not None:
+            if kept["task"] != request.task:
+                raise invalid("parameters.task", "this run was begun with another task", reason="RUN_DIFFERS")
+            return Plan(parse(kept["workflow"]), kept["inputs"], kept["origin"])
+        found = await plan(request.task, self._library(), self.tools.engine.tools, self.tools.settings().model, context)
+        if not request.dry_run:
+            kept = {
+                "task": request.task,
+                "workflow": found.workflow.model_dump(mode="json"),
+                "inputs": found.inputs,
+                "origin": found.origin,
+            }
+            await checkpoints.keep(context.identity, run_id, PLAN, kept)
+        return found
 
     def _library(self) -> dict[str, Workflow]:
         from agent_server.workflows.library import load_library

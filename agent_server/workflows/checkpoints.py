@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from agent_server.core.store import Store
     from agent_server.workflows.definition import Workflow
 
+PLAN = "!plan"
+"""Stands among the steps of a run; no step can be named so."""
 KEPT_SECONDS = 7 * 24 * 3600.0
 
 
@@ -50,6 +52,12 @@ class Checkpoints:
             return db.execute(select, (identity, run_id)).fetchall()
 
         return {step: self._store.vault.open(sealed) for step, sealed in await self._store.write(work)}
+
+    async def planned(self, identity: str, run_id: str) -> Any:
+        """The plan that an earlier attempt of the run was made by, or None: a model might plan otherwise the next time."""
+        query = "SELECT sealed FROM steps WHERE identity = ? AND run_id = ? AND step = ?"
+        rows = await self._store.read(query, identity, run_id, PLAN)
+        return self._store.vault.open(rows[0][0]) if rows else None  # type: ignore[arg-type]
 
     async def keep(self, identity: str, run_id: str, step: str, given: Any) -> None:
         """A step has ended."""

@@ -60,7 +60,7 @@ class Engine:
     ) -> None:
         self.tools = tools
         self._toolbox = toolbox
-        self._checkpoints = checkpoints
+        self.checkpoints = checkpoints
         self._sleep = sleep
         self._running: set[tuple[str, str]] = set()
 
@@ -68,7 +68,7 @@ class Engine:
         """Run to the end, from where an earlier attempt of `run_id` stood. Raises Failure."""
         workflow.check_tools(self.tools, "workflow")
         async with self._alone(context.identity, run_id):
-            done = await self._checkpoints.begin(context.identity, run_id, workflow, inputs)
+            done = await self.checkpoints.begin(context.identity, run_id, workflow, inputs)
             return await _Run(self, workflow, inputs, run_id, context, done).to_the_end()
 
     @asynccontextmanager
@@ -178,7 +178,7 @@ class _Run:
                 await self._context.log(Level.ERROR, f"{name}: {failure.reason}: {failure.message}")
                 error = {"code": failure.code.name, "reason": failure.reason, "message": failure.message}
                 given = {"ok": False, "skipped": False, "output": None, "error": error}
-            await self._engine._checkpoints.keep(self._context.identity, self._run_id, name, given)
+            await self._engine.checkpoints.keep(self._context.identity, self._run_id, name, given)
             return given
 
     async def _tried(self, step: Step, name: str, names: Mapping[str, Any]) -> Any:

@@ -7,16 +7,22 @@ import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import SecretStr
 
-from agent_server.configuration.settings import Model
+from agent_server.agents.workflow import RunInput, WorkflowAgent
+from agent_server.configuration.settings import Model, Settings
 from agent_server.core.context import Context
 from agent_server.core.failure import Failure
 from agent_server.core.planner import plan
+from agent_server.core.store import Store
+from agent_server.tools.addresses import AddressRule
+from agent_server.tools.database import Database
 from agent_server.tools.declare import BUILT_IN, load_tools
+from agent_server.tools.toolbox import Toolbox
 from agent_server.workflows.library import load_library
 
 GOOD = {"name": "planned", "steps": [{"id": "a", "tool": "http.get", "with": {"url": "http://x.example/"}}]}
@@ -103,3 +109,35 @@ def test_a_model_that_does_not_deliver(endpoint: Endpoint, answers: list[Any], r
         planned("look at x", endpoint.model)
     assert caught.value.reason == reason
     assert "hush" not in caught.value.message
+
+
+def test_a_run_keeps_its_plan(endpoint: Endpoint, tmp_path: Path) -> None:
+    steps = [{"id": "a", "tool": "csv.read", "with": {"text": "{{ 'a' }}"}}]
+    endpoint.answers = [json.dumps({"name": "planned", "steps": steps})]
+    told = Settings(model=endpoint.model)
+    tools = Toolbox(
+        Database(None),
+        AddressRule(),
+        now=lambda: 0.0,
+        wall=lambda: 0.0,
+        user_agent="t",
+        settings=lambda: told,
+        store=Store(tmp_path / "state.db"),
+    )
+
+    async def scene() -> tuple[Any, Any, Context]:
+        await tools.open()
+        agent = WorkflowAgent(tools)
+        first, second = Context("x"), Context("y")
+        request = RunInput(task="look at x", run_id="r")
+        one, two = await agent.run(request, first), await agent.run(request, second)
+        with pytest.raises(Failure) as caught:
+            await agent.run(RunInput(task="look at y", run_id="r"), Context("z"))
+        assert caught.value.reason == "RUN_DIFFERS"
+        await tools.close()
+        assert first.usage_tokens == 21
+        return one, two, second
+
+    one, two, second = asyncio.run(scene())
+    assert (one.steps_made, two.steps_kept, two.output) == (1, 1, one.output)
+    assert (second.usage_tokens, len(endpoint.asked)) == (0, 1)
