@@ -115,7 +115,7 @@ class Vitals:
         self._penalties: deque[tuple[float, int]] = deque()
         self._penalty_timer: Timer | None = None
         # The RPC whose end is being judged, the one that tripped the breaker, and the connection that was lost last.
-        self._cause: dict[str, str] = {}
+        self._cause: tuple[Attempt, StatusCode | None] | None = None
         self.tripped_by: dict[str, str] | None = None
         self._lost: Connection | None = None
 
@@ -214,18 +214,18 @@ class Vitals:
             self._penalise(now)
         if self.ejection is not None and code is not None:
             if code in self._ejection_codes:
-                self._cause = _rpc(attempt, code)
+                self._cause = (attempt, code)
                 self.ejection.failed(now)
-                self._cause = {}
+                self._cause = None
             else:
                 self.ejection.succeeded(now)
         if self.breaker is not None:
             self._record(self.breaker, attempt, code)
 
     def _record(self, breaker: Breaker, attempt: Attempt, code: StatusCode | None) -> None:
-        self._cause = _rpc(attempt, code)
+        self._cause = (attempt, code)
         breaker.record(attempt, None if code is None else code in self._breaker_codes)
-        self._cause = {}
+        self._cause = None
 
     def _penalise(self, now: float) -> None:
         self._endpoint.load += 1
@@ -252,11 +252,11 @@ class Vitals:
         breaker = self.breaker
         assert breaker is not None
         if breaker.state != before:
-            extra: dict[str, object] = {"from": before, "to": breaker.state, **self._cause}
+            extra: dict[str, object] = {"from": before, "to": breaker.state, **self._rpc()}
             if breaker.probes_at is not None:
                 extra["seconds"] = round(breaker.probes_at - self._runtime.clock.monotonic(), 3)
             if breaker.state is OPEN:
-                self.tripped_by = self._cause
+                self.tripped_by = self._rpc()
             self._tell("circuit breaker", extra, is_bad=breaker.state is OPEN)
             self._count(names.BREAKER_CHANGES, state=breaker.state)
         self._changed()
@@ -266,7 +266,7 @@ class Vitals:
         assert ejection is not None
         if ejection.until is not None:
             seconds = round(ejection.until - self._runtime.clock.monotonic(), 3)
-            self._tell("endpoint ejected", {"cause": ejection.why, "seconds": seconds, **self._cause}, is_bad=True)
+            self._tell("endpoint ejected", {"cause": ejection.why, "seconds": seconds, **self._rpc()}, is_bad=True)
             self._count(names.EJECTIONS)
         else:
             self._tell("endpoint no longer ejected", {})
@@ -283,6 +283,14 @@ class Vitals:
         if self.ejection is not None and self.ejection.is_ejected:
             self.ejection.release()
 
+    def _rpc(self) -> dict[str, str]:
+        """What is said of the RPC whose end is being judged."""
+        if self._cause is None:
+            return {}
+        attempt, code = self._cause
+        call = attempt.call
+        return {"method": call.path, "request_id": call.request_id_text, "code": "" if code is None else code.name}
+
     def _count(self, name: names.MetricName, **labels: str) -> None:
         self._runtime.metrics.counter(name, cluster=self._endpoint.cluster, **labels).inc()
 
@@ -293,9 +301,3 @@ class Vitals:
 
 def _codes(config: CircuitBreakerConfig | OutlierEjectionConfig | None) -> frozenset[StatusCode]:
     return frozenset() if config is None else frozenset(StatusCode[name] for name in config.failure_codes)
-
-
-def _rpc(attempt: Attempt, code: StatusCode | None) -> dict[str, str]:
-    """What a log line says of the RPC that caused it."""
-    call = attempt.call
-    return {"method": call.path, "request_id": call.request_id_text, "code": "" if code is None else code.name}

@@ -591,8 +591,8 @@ class Connection:
             problem = self._blocks.malformed
         except HpackError as error:
             raise ConnectionFault(ErrorCode.COMPRESSION_ERROR, str(error)) from None
-        except HeaderListTooLarge as error:
-            headers, problem, too_large = HeaderBlock(None, ()), None, error.size
+        except HeaderListTooLarge as excess:
+            headers, problem, too_large = HeaderBlock(None, ()), None, excess.size
         if stream is None:
             if self.is_server:
                 self._open_request(stream_id, headers, end_stream, problem, too_large)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
+from mypy_extensions import mypyc_attr
+
 from sidecar.http2.frames import pack_header as _pack_header
 
 if TYPE_CHECKING:
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from sidecar.http2.connection import Connection
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Stream:
     """One request and its response, seen from one of our two sides."""
 

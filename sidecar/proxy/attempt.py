@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mypy_extensions import mypyc_attr
+
 from sidecar.grpc_wire.metadata import is_hop_by_hop, is_own, percent_decode
 from sidecar.grpc_wire.status import StatusCode, from_http_status, parse_status
 from sidecar.http2.errors import CONNECTION_LOST, MALFORMED, NOT_PROCESSED, ErrorCode
@@ -73,6 +75,7 @@ class ResponseFacts:
         return None
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Attempt(Stream):
     """A stream towards an endpoint, on behalf of one call."""
 

@@ -131,7 +131,8 @@ def test_explain_a_refusal(config: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "reason"), [("/other.Service/Do", "NO_ROUTE"), ("//x", "METHOD_UNKNOWN"), (METHOD + "/", "METHOD_UNKNOWN")]
+    ("method", "reason"),
+    [("/other.Service/Do", "NO_ROUTE"), ("//x", "METHOD_UNKNOWN"), (METHOD + "/", "METHOD_UNKNOWN")],
 )
 def test_explain_what_has_no_route(config: Path, method: str, reason: str) -> None:
     result = explain(config, "--method", method, "--identity", CALLER, "-o", "json")
@@ -146,7 +147,12 @@ def test_explain_takes_nothing(config: Path) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [("--method", METHOD, "--metadata", "novalue"), ("--method", METHOD, "--jwt-claims", "{"), ("--method", METHOD, "--jwt-claims", "1"), ()],
+    [
+        ("--method", METHOD, "--metadata", "novalue"),
+        ("--method", METHOD, "--jwt-claims", "{"),
+        ("--method", METHOD, "--jwt-claims", "1"),
+        (),
+    ],
 )
 def test_explain_wrong_usage(config: Path, arguments: tuple[str, ...]) -> None:
     assert explain(config, *arguments).exit_code == 2
@@ -163,7 +169,13 @@ def test_replay_lists_what_a_new_file_would_change(config: Path, tmp_path: Path)
     records = [
         {"listener": "inbound", "method": METHOD, "identity": CALLER, "decision": "allow", "rule": "mesh"},
         {"listener": "inbound", "method": METHOD, "identity": CALLER, "decision": "allow", "rule": "mesh"},
-        {"listener": "inbound", "method": METHOD, "identity": "spiffe://other/x", "decision": "deny", "rule": "default"},
+        {
+            "listener": "inbound",
+            "method": METHOD,
+            "identity": "spiffe://other/x",
+            "decision": "deny",
+            "rule": "default",
+        },
         {"listener": "gone", "method": METHOD, "identity": CALLER, "decision": "allow"},
         {"kind": "checkpoint"},
     ]
@@ -171,7 +183,9 @@ def test_replay_lists_what_a_new_file_would_change(config: Path, tmp_path: Path)
     undecidable = run("explain", "-c", config, "--replay", log)
     assert undecidable.exit_code == 0
     assert "0 recorded calls judged" in undecidable.stderr
-    config.write_text(GOOD.replace("deny: [{name: no-tests, from: {metadata: {x-tenant: \"test-*\"}}, methods: [\"/*\"]}]", "deny: []"))
+    config.write_text(
+        GOOD.replace('deny: [{name: no-tests, from: {metadata: {x-tenant: "test-*"}}, methods: ["/*"]}]', "deny: []")
+    )
     same = run("explain", "-c", config, "--replay", log)
     assert same.exit_code == 0
     assert "3 recorded calls judged, 0 would change" in same.stderr

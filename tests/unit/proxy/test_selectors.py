@@ -6,13 +6,27 @@ from hypothesis import strategies as st
 
 from sidecar.proxy.selectors import compile_pattern, compile_selector, covers
 
-PATTERN = st.one_of(st.just("*"), st.text("ab/", max_size=4), st.text("ab/", max_size=4).map(lambda t: t + "*"), st.text("ab/", max_size=4).map(lambda t: "*" + t))
+PATTERN = st.one_of(
+    st.just("*"),
+    st.text("ab/", max_size=4),
+    st.text("ab/", max_size=4).map(lambda t: t + "*"),
+    st.text("ab/", max_size=4).map(lambda t: "*" + t),
+)
 
 
 @pytest.mark.parametrize(
     ("pattern", "text", "matches"),
-    [("*", "", True), ("*", "x", True), ("/a/b", "/a/b", True), ("/a/b", "/a/B", False), ("/a/b", "/a/b/", False),
-     ("/a/*", "/a/", True), ("/a/*", "/a", False), ("*-test", "x-test", True), ("*-test", "x-tests", False)],
+    [
+        ("*", "", True),
+        ("*", "x", True),
+        ("/a/b", "/a/b", True),
+        ("/a/b", "/a/B", False),
+        ("/a/b", "/a/b/", False),
+        ("/a/*", "/a/", True),
+        ("/a/*", "/a", False),
+        ("*-test", "x-test", True),
+        ("*-test", "x-tests", False),
+    ],
 )
 def test_patterns(pattern: str, text: str, matches: bool) -> None:
     assert compile_pattern(pattern)(text) is matches
