@@ -61,10 +61,11 @@ bench-agent: install-dev
 	@$(BIN)/python -m bench.agent
 
 # dist/*.whl for this interpreter, with sidecar/http2 and sidecar/proxy compiled by mypyc (docs/decisions/0004-compiled-data-path.md).
+# Built from the source distribution, in a folder of its own: extensions left in this tree would be imported instead of the source.
 wheel: install-dev
 	@rm -rf dist
 	@echo "compiling the data path; a minute or less"
-	@HATCH_BUILD_HOOK_ENABLE_MYPYC=true $(BIN)/python -m build --wheel --no-isolation --outdir dist . >/dev/null
+	@HATCH_BUILD_HOOK_ENABLE_MYPYC=true $(BIN)/python -m build --no-isolation --outdir dist . >/dev/null
 
 compiled: wheel
 	@$(PIP) install --no-deps --force-reinstall dist/*.whl
