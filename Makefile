@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN_STAMP := $(VENV)/.installed-run
 DEV_STAMP := $(VENV)/.installed-dev
+# Processes that run tests side by side, a file at a time.
+JOBS ?= 2
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .PHONY: help install install-dev demo demo-live test lint bench bench-agent wheel compiled test-compiled protos lock clean
@@ -46,7 +48,7 @@ demo-live: install
 	@$(BIN)/sidecar demo --live
 
 test: install-dev
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
 
 lint: install-dev
 	@$(BIN)/ruff check .
@@ -77,7 +79,7 @@ test-compiled: wheel
 	@rm -rf .compiled && mkdir .compiled
 	@$(BIN)/python -m zipfile -e dist/*.whl .compiled
 	@cp -r pyproject.toml tests protos .compiled
-	@cd .compiled && ../$(BIN)/python -m pytest -p no:cacheprovider $(PYTEST_ARGS) tests/scenes tests/wire \
+	@cd .compiled && ../$(BIN)/python -m pytest -p no:cacheprovider $(PYTEST_ARGS) -n $(JOBS) tests/scenes tests/wire \
 	  tests/journeys/test_transparency.py tests/journeys/test_rotation_and_drain.py tests/journeys/test_authorization.py
 
 protos: install-dev

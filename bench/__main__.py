@@ -108,7 +108,9 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="sidecar-bench-"))
     make_certificates(folder)
     config = our_config(args.config, folder, tls=args.mtls)
-    runs = {"sidecar": ([sys.executable, "-m", "sidecar", "run", "-c", str(config), "--log-level", "error"], OURS)}
+    # The installed command, not this tree's source: after `make compiled` that is the compiled data path.
+    installed = str(Path(sys.executable).with_name("sidecar"))
+    runs = {"sidecar": ([installed, "run", "-c", str(config), "--log-level", "error"], OURS)}
     runs |= found_peers(folder, UPSTREAM, mtls=args.mtls)
     figures: dict[str, list[dict]] = {name: [] for name in runs}
     with subprocess.Popen([sys.executable, "-m", "bench.load", "echo", UPSTREAM], cwd=HERE.parent, stdout=subprocess.PIPE) as echo:
