@@ -55,7 +55,7 @@ def make_certificates(folder: Path) -> None:
 
 
 def our_config(name: str, folder: Path, *, tls: bool) -> Path:
-    text = (HERE / f"{name}.yaml").read_text()
+    text = (HERE / f"{name}.yaml").read_text().replace("FOLDER", str(folder))
     if not tls:
         text = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("tls:"))
     path = folder / f"{name}.yaml"
