@@ -413,6 +413,13 @@ class Controller:
             key,
         )
         read(names.ROLLOUT_LEADS, lambda: [] if self._closed else [((name,), float(self.leads))], key)
+        read(names.ROLLOUT_ROLLED_BACK, lambda: [] if self._closed else [((name,), float(self._went_back()))], key)
+        read(names.ROLLOUT_STABLE_DOWN, lambda: [] if self._closed else [((name,), float(self.state.is_rescue))], key)
+
+    def _went_back(self) -> bool:
+        """Was it sent back for what it did? What a person has aborted is no news to people."""
+        state = self.state
+        return state.phase is Phase.ROLLED_BACK and bool(state.history) and state.history[-1].by == progress.BY_ITSELF
 
 
 def split_of(config: RolloutConfig, state: State, cluster: str) -> Split:

@@ -42,13 +42,14 @@ class Facts:
     """Why the candidate is beyond hope, by the sequential test."""
 
 
-_SELF = "controller"
+BY_ITSELF = "controller"
+"""Who decides where no person does."""
 
 
 def advance(state: State, config: RolloutConfig, facts: Facts) -> State:
     """`state`, one look later; the same object where nothing but the time served has changed and that is none."""
     if state.phase is Phase.IDLE:
-        return begun(state, config, facts.at, _SELF) if config.begin == "auto" else state
+        return begun(state, config, facts.at, BY_ITSELF) if config.begin == "auto" else state
     if not state.is_running:
         return state
     followed = _rolled_back(state, facts, config) or _rescued(state, config, facts)
@@ -91,10 +92,10 @@ def _rescued(state: State, config: RolloutConfig, facts: Facts) -> State | None:
         and state.percent < 100
     ):
         reason = f"stable does not serve, the candidate takes everything: {facts.stable_problem}"
-        return state.moved(state.phase, 100.0, reason, _SELF, facts.at, None, is_rescue=True)
+        return state.moved(state.phase, 100.0, reason, BY_ITSELF, facts.at, None, is_rescue=True)
     if state.is_rescue and facts.stable_serves:
         percent = config.shares[state.step]
-        return state.moved(state.phase, percent, "stable serves again", _SELF, facts.at, None, is_rescue=False)
+        return state.moved(state.phase, percent, "stable serves again", BY_ITSELF, facts.at, None, is_rescue=False)
     return None
 
 
@@ -127,13 +128,13 @@ def _next(state: State, config: RolloutConfig, facts: Facts) -> State:
             Phase.PAUSED,
             state.percent,
             f"waits for a person before {before}",
-            _SELF,
+            BY_ITSELF,
             facts.at,
             figures,
             waits_for=str(gate),
         )
     if step >= len(shares):
-        return _promoted(state, config, facts.at, f"stood all {len(shares)} steps", _SELF, figures)
+        return _promoted(state, config, facts.at, f"stood all {len(shares)} steps", BY_ITSELF, figures)
     reason = f"step {step + 1} of {len(shares)}: {shares[step]:g} %"
     if facts.report is not None:
         reason += f"; {facts.report.text}"
@@ -141,7 +142,7 @@ def _next(state: State, config: RolloutConfig, facts: Facts) -> State:
         Phase.PROGRESSING,
         shares[step],
         reason,
-        _SELF,
+        BY_ITSELF,
         facts.at,
         figures,
         step=step,
@@ -165,7 +166,7 @@ def _figures(facts: Facts) -> Mapping[str, object] | None:
 
 
 def _back(state: State, config: RolloutConfig, facts: Facts, reason: str) -> State:
-    return _sent_back(state, config, facts.at, reason, _SELF, _figures(facts))
+    return _sent_back(state, config, facts.at, reason, BY_ITSELF, _figures(facts))
 
 
 def _sent_back(

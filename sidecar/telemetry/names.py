@@ -217,3 +217,36 @@ RECOVERIES = MetricName(
     "Attempts to repair something, by symptom, by what was done, and by what came of it.",
     ("symptom", "action", "result"),
 )
+
+ALERTS_FIRING = MetricName(
+    "sidecar_alerts_firing",
+    "gauge",
+    "Alerts of a rule that fire now, one per listener, endpoint …",
+    ("alert", "severity"),
+)
+ALERT_NOTIFICATIONS = MetricName(
+    "sidecar_alert_notifications_total",
+    "counter",
+    "Messages about alerts by their receiver: sent, failed (and tried again), refused (and not), dropped.",
+    ("receiver", "result"),
+)
+CPU_USAGE = MetricName(
+    "sidecar_cpu_usage_ratio",
+    "gauge",
+    "Processor time of this process in the last minute, of one core or of its share.",
+)
+MEMORY_USAGE = MetricName(
+    "sidecar_memory_usage_ratio",
+    "gauge",
+    "Memory in use where the sidecar runs, of the container's limit or of the machine.",
+)
+STORE_UP = MetricName("sidecar_store_up", "gauge", "1 = the store has answered when it was last asked.")
+ROLLOUT_ROLLED_BACK = MetricName(
+    "sidecar_rollout_rolled_back",
+    "gauge",
+    "1 = it was sent back, and not by hand; until it is begun again.",
+    ("cluster",),
+)
+ROLLOUT_STABLE_DOWN = MetricName(
+    "sidecar_rollout_stable_down", "gauge", "1 = stable does not serve, the candidate takes everything.", ("cluster",)
+)

@@ -26,6 +26,7 @@ _LEAST = frozenset(
     {
         *(each.name for each in (names.CERTIFICATE_EXPIRY, names.CONFIG_GENERATION, names.CONFIG_LAST_SUCCESS)),
         names.ENDPOINT_READY.name,
+        names.STORE_UP.name,
         "process_start_time_seconds",
     }
 )
