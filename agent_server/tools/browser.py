@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from grpc import StatusCode
-from playwright.async_api import Browser, Error, Page, Playwright, Response, async_playwright
+from playwright.async_api import Browser, BrowserContext, Error, Page, Playwright, Response, async_playwright
 from playwright.async_api import TimeoutError as PageTimeout
 
 from agent_server.core.failure import Failure
@@ -27,15 +29,17 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _FLAGS = (
-    "--no-sandbox",
     "--disable-dev-shm-usage",
     "--disable-gpu",
+    # All that leaves does so by the gate, which speaks TCP.
     "--disable-quic",
+    "--force-webrtc-ip-handling-policy=disable_non_proxied_udp",
     "--disable-background-networking",
 )
-_HEALTH_SECONDS = 5.0
+_HEALTH_SECONDS = 10.0
+"""For a browser to make or to close a context; one that takes longer is not well."""
 
-_EXTRACT = """({rows, fields}) => {
+_EXTRACT = """([rows, fields]) => {
   const text = (root, how) => {
     const [selector, attribute] = how.split('@');
     const found = selector ? root.querySelector(selector) : root;
@@ -44,6 +48,9 @@ _EXTRACT = """({rows, fields}) => {
   const roots = rows ? [...document.querySelectorAll(rows)] : [document];
   return roots.map(root => Object.fromEntries(Object.entries(fields).map(([name, how]) => [name, text(root, how)])));
 }"""
+
+
+_TEXT = "() => [document.title, document.body === null ? '' : document.body.innerText]"
 
 
 @dataclass(slots=True, eq=False)
@@ -95,28 +102,13 @@ class BrowserPool:
         """Pages that are held now."""
         return sum(each.held for each in self._all)
 
-    async def is_healthy(self) -> bool:
-        """A browser runs and answers."""
-        running = self._current
-        if running is None or not running.browser.is_connected():
-            return False
-        try:
-            async with asyncio.timeout(_HEALTH_SECONDS):
-                context = await running.browser.new_context()
-                await context.close()
-        except (Error, TimeoutError):
-            return False
-        return True
-
     @contextlib.asynccontextmanager
     async def page(self) -> AsyncIterator[Page]:
         """A page without cookies or history of others, for the caller alone; waits until there is place for one."""
         async with self._places:
-            running = await self._acquire()
-            context: Any = None
+            running, context, page = await self._healthy()
             try:
-                context = await running.browser.new_context(accept_downloads=False, service_workers="block")
-                yield await context.new_page()
+                yield page
             except Error as error:
                 if not running.browser.is_connected() or "crashed" in str(error):
                     running.is_retired = True
@@ -131,12 +123,36 @@ class BrowserPool:
         A field is `selector`, or `selector@attribute`. Raises Failure.
         """
         async with self.visit(url, timeout) as page:
-            found: list[dict[str, str | None]] = await page.evaluate(_EXTRACT, {"rows": rows, "fields": fields})
+            found: list[dict[str, str | None]] = await self._asked(page, url, timeout, _EXTRACT, rows, fields)
             return found
+
+    async def text(self, url: str, timeout: float) -> tuple[str, str, str]:
+        """Where the page is after redirects, its title, and the text that people see. Raises Failure."""
+        async with self.visit(url, timeout) as page:
+            title, text = await self._asked(page, url, timeout, _TEXT)
+            return page.url, title, text
+
+    async def screenshot(self, url: str, timeout: float, *, whole: bool, width: int, height: int) -> bytes:
+        """A PNG of what the page shows, or of the whole page. Raises Failure."""
+        async with self.visit(url, timeout) as page:
+            await page.set_viewport_size({"width": width, "height": height})
+            return await page.screenshot(full_page=whole, timeout=timeout * 1000)
+
+    async def _asked(self, page: Page, url: str, timeout: float, script: str, *given: Any) -> Any:
+        # Playwright bounds waiting, not scripts: one of the page's own that never ends would hold ours for ever.
+        try:
+            async with asyncio.timeout(timeout):
+                return await page.evaluate(script, list(given))
+        except TimeoutError:
+            raise _too_slow(url, timeout) from None
 
     @contextlib.asynccontextmanager
     async def visit(self, url: str, timeout: float) -> AsyncIterator[Page]:
         """A page that shows `url`, within `timeout` seconds. Raises Failure saying why it cannot be shown."""
+        if urlsplit(url).scheme not in ("http", "https"):
+            # file: and the browser's own pages do not pass the gate.
+            text = f"{url}: neither http nor https"
+            raise Failure(StatusCode.INVALID_ARGUMENT, "BAD_URL", text, metadata={"url": url})
         since = self._gate.number
         async with self.page() as page:
             try:
@@ -145,8 +161,7 @@ class BrowserPool:
                     raise self._not_shown(url, since, f"answered with status {answer.status}", answer.status)
                 yield page
             except PageTimeout:
-                text = f"{url}: not loaded within {timeout:g} s"
-                raise Failure(StatusCode.DEADLINE_EXCEEDED, "PAGE_TIMEOUT", text, metadata={"url": url}) from None
+                raise _too_slow(url, timeout) from None
             except Error as error:
                 if not page.context.browser or not page.context.browser.is_connected() or "crashed" in str(error):
                     raise
@@ -190,6 +205,25 @@ class BrowserPool:
         text = f"{url}: larger than {self._max_bytes} bytes"
         return Failure(StatusCode.FAILED_PRECONDITION, "PAGE_TOO_LARGE", text, metadata={"url": url})
 
+    async def _healthy(self) -> tuple[_Running, BrowserContext, Page]:
+        """A page of a browser that answers. One that has died or hangs while nobody looked is replaced: nothing was done in it."""
+        for is_last in (False, True):
+            running = await self._acquire()
+            context = None
+            try:
+                async with asyncio.timeout(_HEALTH_SECONDS):
+                    context = await running.browser.new_context(accept_downloads=False, service_workers="block")
+                    return running, context, await context.new_page()
+            except (Error, TimeoutError) as error:
+                running.is_retired = True
+                await self._release(running, context)
+                if is_last:
+                    raise crashed() from error
+            except BaseException:
+                await self._release(running, context)
+                raise
+        raise AssertionError("unreachable")
+
     async def _acquire(self) -> _Running:
         async with self._starting:
             running = self._current
@@ -205,11 +239,14 @@ class BrowserPool:
             running.held += 1
             return running
 
-    async def _release(self, running: _Running, context: Any) -> None:
+    async def _release(self, running: _Running, context: BrowserContext | None) -> None:
         running.held -= 1
         if context is not None:
-            with contextlib.suppress(Error):
-                await context.close()
+            try:
+                async with asyncio.timeout(_HEALTH_SECONDS):
+                    await context.close()
+            except (Error, TimeoutError):
+                running.is_retired = True
         if running.is_retired and not running.held:
             await self._end(running)
 
@@ -220,7 +257,11 @@ class BrowserPool:
         executable = self._executable or shutil.which("chromium") or shutil.which("google-chrome")
         try:
             browser = await self._playwright.chromium.launch(
-                executable_path=executable, args=list(_FLAGS), proxy={"server": f"http://{self._gate.address}"}
+                executable_path=executable,
+                args=list(_FLAGS),
+                # Chromium's own sandbox works for ordinary users only.
+                chromium_sandbox=os.geteuid() != 0,
+                proxy={"server": f"http://{self._gate.address}"},
             )
         except Error as error:
             said = str(error).partition("\n")[0]
@@ -233,8 +274,14 @@ class BrowserPool:
 
     async def _end(self, running: _Running) -> None:
         self._all.discard(running)
-        with contextlib.suppress(Error):
-            await running.browser.close()
+        with contextlib.suppress(Error, TimeoutError):
+            async with asyncio.timeout(_HEALTH_SECONDS):
+                await running.browser.close()
+
+
+def _too_slow(url: str, timeout: float) -> Failure:
+    text = f"{url}: not loaded within {timeout:g} s"
+    return Failure(StatusCode.DEADLINE_EXCEEDED, "PAGE_TIMEOUT", text, metadata={"url": url})
 
 
 def crashed() -> Failure:
