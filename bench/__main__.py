@@ -71,7 +71,7 @@ def measure(command: list[str], port: int, args: argparse.Namespace, folder: Pat
         extra = [str(folder)] if args.mtls else []
         connections = min(concurrency, args.connections)
         out = subprocess.run(
-            [sys.executable, "-m", "bench.load", "load", f"127.0.0.1:{port}", str(concurrency), str(connections),
+            [sys.executable, "-m", "bench.load", "talk" if args.streams else "load", f"127.0.0.1:{port}", str(concurrency), str(connections),
              str(seconds), str(args.bytes), *extra],
             capture_output=True, text=True, check=False, cwd=HERE.parent,
         )
@@ -99,6 +99,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--mtls", action="store_true", help="with client certificates")
     parser.add_argument("--config", default="relay", help="which of bench/*.yaml")
+    parser.add_argument("--streams", action="store_true", help="messages back and forth on open streams, not unary RPCs")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=3)
     parser.add_argument("--bytes", type=int, default=100)
@@ -123,19 +124,19 @@ def main() -> int:
                     figures[name].append(measure(command, port, args, folder))
         finally:
             echo.terminate()
-    table(figures)
+    table(figures, "message" if args.streams else "RPC")
     shutil.rmtree(folder, ignore_errors=True)
     return 1 if any(run.get("failed") for run in figures["sidecar"]) else 0
 
 
-def table(figures: dict[str, list[dict]]) -> None:
+def table(figures: dict[str, list[dict]], what: str) -> None:
     def median(name: str, key: str) -> float:
         return statistics.median(run.get(key, 0) for run in figures[name])
 
-    print(f"{'proxy':10} {'cpu µs/RPC':>10} {'RPC/s':>8} {'p50 µs':>8} {'p99 µs':>8} {'alone p50':>9} {'RSS MiB':>8} {'failed':>7}")
+    print(f"{'proxy':10} {f'cpu µs/{what}':>14} {f'{what}s/s':>10} {'p50 µs':>8} {'p99 µs':>8} {'alone p50':>9} {'RSS MiB':>8} {'failed':>7}")
     for name in figures:
         print(
-            f"{name:10} {median(name, 'cpu_us'):10.1f} {median(name, 'rps'):8.0f} {median(name, 'p50_us'):8.0f} "
+            f"{name:10} {median(name, 'cpu_us'):14.1f} {median(name, 'rps'):10.0f} {median(name, 'p50_us'):8.0f} "
             f"{median(name, 'p99_us'):8.0f} {median(name, 'alone_us'):9.0f} {median(name, 'rss'):8.0f} "
             f"{sum(run.get('failed', 0) for run in figures[name]):7.0f}"
         )
@@ -143,7 +144,7 @@ def table(figures: dict[str, list[dict]]) -> None:
         ratios = [a["cpu_us"] / b["cpu_us"] for a, b in zip(figures["sidecar"], figures[name], strict=True) if b["cpu_us"]]
         if ratios:
             rounds = ", ".join(f"{ratio:.2f}" for ratio in ratios)
-            print(f"sidecar/{name}: CPU per RPC {statistics.median(ratios):.2f} (rounds {rounds})")
+            print(f"sidecar/{name}: CPU per {what} {statistics.median(ratios):.2f} (rounds {rounds})")
 
 
 if __name__ == "__main__":

@@ -114,10 +114,33 @@ class Caller(Stream):
         self.load.done(self, b"headers too large")
 
 
+class Talker(Caller):
+    """One stream of the closed loop: its next message goes out when the former has come back whole."""
+
+    __slots__ = ("awaited",)
+
+    def __init__(self, load, on) -> None:
+        super().__init__(load, on)
+        self.awaited = len(load.message)
+
+    def on_data(self, payload, end_stream):
+        self.consume(len(payload))
+        self.awaited -= len(payload)
+        if self.awaited > 0:
+            return
+        now = time.perf_counter()
+        load = self.load
+        load.latencies.append(now - self.began)
+        self.began = now
+        self.awaited = len(load.message)
+        self.send_data(load.message, now >= load.ends)
+
+
 class Load:
     """Keeps `concurrency` RPCs running until the time is up; every RPC has its own request id and trace."""
 
-    def __init__(self, concurrency: int, seconds: float, size: int) -> None:
+    def __init__(self, concurrency: int, seconds: float, size: int, kind: type[Caller]) -> None:
+        self.kind = kind
         self.ends = time.perf_counter() + seconds
         self.message = b"\0" + size.to_bytes(4, "big") + b"x" * size
         self.running = concurrency
@@ -139,15 +162,16 @@ class Load:
     def start(self, connection: Connection) -> None:
         self.serial += 1
         one = b"%032x" % (self.serial * 0x9E3779B97F4A7C15 % (1 << 128))
-        call = Caller(self, connection)
+        call = self.kind(self, connection)
         connection.open(call)
         unique = block((b"x-request-id", one), (b"traceparent", b"00-" + one + b"-" + one[:16] + b"-00"))
         call.send_headers(self.common + unique)
-        call.send_data(self.message, True)
+        call.send_data(self.message, self.kind is Caller)
 
     def done(self, call: Caller, status: bytes | None) -> None:
         now = time.perf_counter()
-        self.latencies.append(now - call.began)
+        if self.kind is Caller:
+            self.latencies.append(now - call.began)
         name = (status or b"none").decode()
         self.statuses[name] = self.statuses.get(name, 0) + 1
         if now < self.ends and not call.on.closed:
@@ -158,7 +182,15 @@ class Load:
                 self.finished.set()
 
 
-async def load(address: str, concurrency: int, connections: int, seconds: float, size: int, certificates: Path | None) -> None:
+async def load(
+    address: str,
+    concurrency: int,
+    connections: int,
+    seconds: float,
+    size: int,
+    certificates: Path | None,
+    kind: type[Caller],
+) -> None:
     flusher = Flusher(asyncio.get_running_loop())
     context = None
     if certificates is not None:
@@ -181,7 +213,7 @@ async def load(address: str, concurrency: int, connections: int, seconds: float,
         )
         await asyncio.wait_for(ready.wait(), 10)
         opened.append(socket.connection)
-    running = Load(concurrency, seconds, size)
+    running = Load(concurrency, seconds, size, kind)
     began = time.perf_counter()
     for i in range(concurrency):
         running.start(opened[i % connections])
@@ -191,7 +223,7 @@ async def load(address: str, concurrency: int, connections: int, seconds: float,
     print(
         json.dumps(
             {
-                "n": len(ordered),
+                "n": len(ordered),  # RPCs, or messages of streams
                 "rps": len(ordered) / took,
                 "p50_us": ordered[len(ordered) // 2] * 1e6,
                 "p99_us": ordered[int(len(ordered) * 0.99)] * 1e6,
@@ -214,7 +246,8 @@ def main(arguments: list[str]) -> None:
     else:
         address, concurrency, connections, seconds, size, *folder = arguments[1:]
         certificates = Path(folder[0]) if folder else None
-        run(load(address, int(concurrency), int(connections), float(seconds), int(size), certificates))
+        kind = Talker if arguments[0] == "talk" else Caller
+        run(load(address, int(concurrency), int(connections), float(seconds), int(size), certificates, kind))
 
 
 if __name__ == "__main__":

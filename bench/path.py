@@ -77,7 +77,7 @@ def literal(name: bytes, value: bytes) -> bytes:
 
 REQUEST = b"".join(
     (
-        literal(b":path", b"/echo.Echo/Say"),
+        literal(b":path", b"/bench.Echo/Say"),
         literal(b":authority", b"127.0.0.1:9100"),
         b"\x83\x86",
         literal(b"content-type", b"application/grpc"),
