@@ -92,8 +92,13 @@ def _varint(value: int) -> bytes:
     return bytes(out)
 
 
+# Field numbers here are below 16 and most lengths below 128: one byte each.
+_ONE_BYTE = [bytes([each]) for each in range(0x80)]
+
+
 def _bytes(number: int, data: bytes) -> bytes:
-    return _varint(number << 3 | 2) + _varint(len(data)) + data
+    size = len(data)
+    return _ONE_BYTE[number << 3 | 2] + (_ONE_BYTE[size] if size < 0x80 else _varint(size)) + data
 
 
 def _text(number: int, text: str) -> bytes:
@@ -105,24 +110,30 @@ def _number(number: int, value: int) -> bytes:
     return _varint(number << 3) + _varint(value & 0xFFFFFFFFFFFFFFFF) if value else b""
 
 
-def _encode(detail: Detail) -> tuple[str, bytes]:
-    """(name, message) of one detail."""
+_URLS = {
+    kind: _text(1, _TYPE + kind)
+    for kind in ("ErrorInfo", "RetryInfo", "QuotaFailure", "BadRequest", "PreconditionFailure")
+}
+
+
+def _encode(detail: Detail) -> tuple[bytes, bytes]:
+    """(the encoded type URL, message) of one detail."""
     if isinstance(detail, ErrorInfo):
         entries = b"".join(_bytes(3, _text(1, key) + _text(2, value)) for key, value in detail.metadata.items())
-        return "ErrorInfo", _text(1, detail.reason) + _text(2, detail.domain) + entries
+        return _URLS["ErrorInfo"], _text(1, detail.reason) + _text(2, detail.domain) + entries
     if isinstance(detail, RetryInfo):
         nanoseconds = round(detail.seconds * 1e9)
         seconds, nanos = divmod(nanoseconds, 1_000_000_000)
-        return "RetryInfo", _bytes(1, _number(1, seconds) + _number(2, nanos))
+        return _URLS["RetryInfo"], _bytes(1, _number(1, seconds) + _number(2, nanos))
     if isinstance(detail, QuotaFailure):
-        return "QuotaFailure", b"".join(
+        return _URLS["QuotaFailure"], b"".join(
             _bytes(1, _text(1, each.subject) + _text(2, each.description)) for each in detail.violations
         )
     if isinstance(detail, BadRequest):
-        return "BadRequest", b"".join(
+        return _URLS["BadRequest"], b"".join(
             _bytes(1, _text(1, each.field) + _text(2, each.description)) for each in detail.violations
         )
-    return "PreconditionFailure", b"".join(
+    return _URLS["PreconditionFailure"], b"".join(
         _bytes(1, _text(1, each.type) + _text(2, each.subject) + _text(3, each.description))
         for each in detail.violations
     )
@@ -132,8 +143,8 @@ def encode_status(code: int, message: str, details: Iterable[Detail]) -> bytes:
     """A serialized google.rpc.Status, as it goes (base64) into `grpc-status-details-bin`."""
     parts = [_number(1, code), _text(2, message)]
     for detail in details:
-        name, body = _encode(detail)
-        parts.append(_bytes(3, _text(1, _TYPE + name) + _bytes(2, body)))
+        url, body = _encode(detail)
+        parts.append(_bytes(3, url + _bytes(2, body)))
     return b"".join(parts)
 
 
