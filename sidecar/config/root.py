@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, Field, SecretStr, create_model
 
+from sidecar.alerts.config import AlertsConfig
 from sidecar.config.clusters import ClusterConfig
 from sidecar.config.listeners import ListenerConfig, RouteConfig
 from sidecar.config.model import Model
@@ -20,6 +21,7 @@ from sidecar.supervision.config import AgentConfig
 __all__ = [
     "AdminConfig",
     "AgentConfig",
+    "AlertsConfig",
     "ClusterConfig",
     "ListenerConfig",
     "NodeConfig",
@@ -86,10 +88,12 @@ class Root(Model):
     policies: Policies = Field(default_factory=Policies, description="defaults for every route of every listener")
     clusters: Mapping[Name, ClusterConfig] = Field(default_factory=dict, description="where calls go, by name")
     agent: AgentConfig | None = Field(default=None, description="the agent's process, if we are to start and watch it")
+    alerts: AlertsConfig = Field(default_factory=AlertsConfig, description="what people are told, and how")
 
     def contradictions(self) -> Iterator[tuple[str, str]]:
         if self.admin.grpc is not None and self.workers > 1:
             yield "admin.grpc", "is not served by several workers; set workers: 1, or use the admin pages"
+        yield from self._unknown_to_alerts()
         if self.agent is None:
             return
         cluster = self.clusters.get(self.agent.cluster)
@@ -100,6 +104,17 @@ class Root(Model):
             yield "agent.cluster", "has not just one endpoint, so which of them the agent is cannot be known"
         if self.workers > 1:
             yield "agent", "cannot be supervised by several workers; set workers: 1"
+
+    def _unknown_to_alerts(self) -> Iterator[tuple[str, str]]:
+        """A rule about what does not exist would never fire."""
+        listeners = {each.name: {route.name for route in each.routes} for each in self.listeners}
+        routes = set().union(*listeners.values())
+        for i, rule in enumerate(self.alerts.rules):
+            if rule.listener is not None and rule.listener not in listeners:
+                yield f"alerts.rules.{i}.listener", f"is no listener; known: {', '.join(sorted(listeners))}"
+            elif rule.route is not None and rule.route not in listeners.get(rule.listener or "", routes):
+                known = ", ".join(sorted(listeners.get(rule.listener or "", routes)))
+                yield f"alerts.rules.{i}.route", f"is no route there; known: {known}"
 
 
 def build_root(order: Iterable[type[Configured]]) -> type[Root]:

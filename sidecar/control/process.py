@@ -8,6 +8,7 @@ import functools
 import hashlib
 from typing import TYPE_CHECKING, Any
 
+from sidecar.alerts.alerts import Alerts
 from sidecar.config.load import load
 from sidecar.config.problems import ConfigError
 from sidecar.control.certificates import Certificates
@@ -68,6 +69,7 @@ class Process:
         self.certificates = Certificates(runtime.clock.wall)
         self._revocations = RevocationLists()
         self.rollouts = Rollouts(runtime, self._rollout_moved)
+        self.alerts = Alerts(runtime)
         self._builder = Builder(runtime, self._flusher, self.certificates, self.rollouts)
         self._watch = FileWatch(runtime.clock, self._files_changed)
         self._reloads = {
@@ -98,6 +100,7 @@ class Process:
             listener.start()
         self.state = State.READY
         self._tick(self.runtime.clock.monotonic())
+        self.alerts.begin()
 
     def _open(self, generation: Generation, name: str, listening: socket.socket) -> None:
         config = next(each for each in generation.root.listeners if each.name == name)
@@ -117,6 +120,7 @@ class Process:
         self._builder.adopt(generation)
         self.generation = generation
         self.warnings = tuple(map(str, loaded.warnings))
+        self.alerts.adopt(loaded.root.alerts, loaded.root.node.name)
         self.loaded_at = self.runtime.clock.wall()
         self._watch.watch({*loaded.files, *(path for each in self._policies() for path in each.files)})
 
@@ -268,6 +272,7 @@ class Process:
             return
         self.state = State.STOPPED
         self._watch.stop()
+        self.alerts.stop()
         self.rollouts.close()
         for listener in self.listeners.values():
             listener.close()
