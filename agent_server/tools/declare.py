@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 _MARK = "__tool__"
 
+LITERAL = {"x-literal": True}
+"""`Field(json_schema_extra=LITERAL)`: workflows write this text themselves or take an input for it, and put no values into it."""
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 BUILT_IN = (
@@ -60,6 +63,12 @@ class ToolSpec:
     input_model: type[Input]
     output_model: type[Output]
     function: Callable[[Any, Use], Awaitable[Output]]
+
+    @property
+    def literals(self) -> frozenset[str]:
+        """Fields of the input that no values are put into."""
+        fields = self.input_model.model_fields.items()
+        return frozenset(name for name, field in fields if field.json_schema_extra == LITERAL)
 
 
 def tool(name: str, *, changes: bool) -> Callable[[F], F]:

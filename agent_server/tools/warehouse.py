@@ -3,34 +3,73 @@
 from __future__ import annotations
 
 import datetime as dt
-import decimal
 import json
-import uuid
-from typing import TYPE_CHECKING, Any
+import sqlite3
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from grpc import StatusCode
-from sqlalchemy import event, text
+from sqlalchemy import (
+    BigInteger,
+    Double,
+    LargeBinary,
+    MetaData,
+    Numeric,
+    Text,
+    column,
+    event,
+    literal_column,
+    text,
+)
+from sqlalchemy import (
+    Column as SqlColumn,
+)
+from sqlalchemy import (
+    Table as SqlTable,
+)
+from sqlalchemy import (
+    table as named_table,
+)
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError, SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from agent_server.core.failure import Failure, invalid
 from agent_server.core.table import Cell, Column, Table
+from agent_server.tools.engines import check_statement, engine_of, of_caller
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 EMBEDDED = "main"
+OnConflict = Literal["reject", "ignore", "update"]
+ColumnType = Literal["INTEGER", "REAL", "TEXT", "BLOB", "NUMERIC"]
+
 _ROWS_AT_A_TIME = 1000
 _ONCE = "CREATE TABLE IF NOT EXISTS agent_server_steps (key VARCHAR(64) PRIMARY KEY, affected BIGINT NOT NULL, at VARCHAR(40) NOT NULL)"
+_PASSING = ("08", "40", "53", "57P")
+"""Classes of PostgreSQL's errors that another try may not meet: connections, serialization and deadlocks, resources, shutdown."""
+_TYPES = {"INTEGER": BigInteger, "REAL": Double, "TEXT": Text, "BLOB": LargeBinary, "NUMERIC": Numeric}
+
+DRIVER_ERRORS: tuple[type[Exception], ...] = (SQLAlchemyError, OSError, sqlite3.Error)
+"""SQLAlchemy wraps what drivers raise when a statement is begun, and not what they raise when rows are fetched."""
+try:
+    import asyncpg
+except ImportError:  # PostgreSQL is one of the databases, not the only one
+    pass
+else:
+    DRIVER_ERRORS = (*DRIVER_ERRORS, asyncpg.PostgresError, asyncpg.InterfaceError)
 
 
 class Warehouse:
     """The databases of a server, by name. Connections are made when they are first used, and kept."""
 
     def __init__(self, urls: Mapping[str, str], *, pool_size: int = 5) -> None:
+        """`pool_size`: connections to one database, for reading and for changing each."""
         self._urls = dict(urls)
         self._pool_size = pool_size
-        self._engines: dict[str, AsyncEngine] = {}
+        self._engines: dict[tuple[str, bool], AsyncEngine] = {}
         self._prepared: set[str] = set()
 
     async def close(self) -> None:
@@ -39,35 +78,38 @@ class Warehouse:
         for engine in engines.values():
             await engine.dispose()
 
-    async def stream(self, name: str, sql: str, params: Mapping[str, Any]) -> AsyncIterator[Table]:
-        """The rows of one reading statement, page by page. Nothing it does stays."""
+    async def stream(
+        self, name: str, sql: str, params: Mapping[str, Any], *, page: int = _ROWS_AT_A_TIME
+    ) -> AsyncIterator[Table]:
+        """The rows of one reading statement, `page` at a time, in constant memory; at least one table, maybe without rows.
+
+        A statement that changes something is refused.
+        """
+        check_statement(sql)
         try:
-            async with self._engine(name).connect() as connection:
+            async with self._engine(name, reads=True).begin() as connection, of_caller(connection):
                 result = await connection.stream(text(sql), dict(params))
                 columns = tuple(Column(str(key)) for key in result.keys())  # noqa: SIM118 - no mapping
                 found = False
-                async for rows in result.partitions(_ROWS_AT_A_TIME):
+                async for rows in result.partitions(page):
                     found = True
                     yield Table(columns, tuple(tuple(_cell(each) for each in row) for row in rows))
                 if not found:
                     yield Table(columns, ())
-                await connection.rollback()
-        except SQLAlchemyError as error:
+        except DRIVER_ERRORS as error:
             raise failure_of(name, error) from error
 
     async def query(self, name: str, sql: str, params: Mapping[str, Any], limit: int) -> tuple[Table, bool]:
         """At most `limit` rows, and whether there are more."""
         columns: tuple[Column, ...] = ()
         rows: list[tuple[Cell, ...]] = []
-        pages = self.stream(name, sql, params)
-        try:
-            async for page in pages:
+        pages = self.stream(name, sql, params, page=min(limit + 1, _ROWS_AT_A_TIME))
+        async with aclosing(cast("AsyncGenerator[Table]", pages)) as each_page:
+            async for page in each_page:
                 columns = page.columns
                 rows += page.rows
                 if len(rows) > limit:
                     break
-        finally:
-            await pages.aclose()  # type: ignore[attr-defined]
         return Table(columns, tuple(rows[:limit])), len(rows) > limit
 
     async def change(
@@ -77,15 +119,46 @@ class Warehouse:
 
         Under a `key` it is done once: the key is written in the same transaction.
         """
+        check_statement(sql)
 
         async def work(connection: AsyncConnection) -> int:
-            if not sets:
-                return max((await connection.execute(text(sql))).rowcount, 0)
-            values = [dict(each) for each in sets]
-            result = await connection.execute(text(sql), values[0] if len(values) == 1 else values)
-            return result.rowcount if result.rowcount >= 0 else len(sets)
+            async with of_caller(connection):
+                if not sets:
+                    return max((await connection.execute(text(sql))).rowcount, 0)
+                values = [dict(each) for each in sets]
+                result = await connection.execute(text(sql), values[0] if len(values) == 1 else values)
+                return result.rowcount if result.rowcount >= 0 else len(sets)
 
         return await self._once(name, key, at, work)
+
+    async def create(self, name: str, table: str, columns: Mapping[str, ColumnType], keys: Sequence[str]) -> bool:
+        """Create a table unless there is one of that name; whether it was created."""
+        _check_table(table)
+        if unknown := [each for each in keys if each not in columns]:
+            raise invalid("key", f"names what is not in columns: {', '.join(unknown)}")
+        meta = MetaData()
+        SqlTable(
+            table,
+            meta,
+            *(
+                SqlColumn(each, _TYPES[kind], primary_key=each in keys, autoincrement=False)
+                for each, kind in columns.items()
+            ),
+        )
+        was_made = False
+
+        def made(*_: Any, **__: Any) -> None:
+            nonlocal was_made
+            was_made = True
+
+        event.listen(meta.tables[table], "after_create", made)
+
+        async def work(connection: AsyncConnection) -> int:
+            await connection.run_sync(meta.create_all)
+            return 0
+
+        await self._once(name, "", "", work)
+        return was_made
 
     async def insert(
         self,
@@ -96,27 +169,45 @@ class Warehouse:
         key: str = "",
         at: str = "",
         batch: int = 1000,
+        on_conflict: OnConflict = "reject",
+        unique: Sequence[str] = (),
     ) -> tuple[int, bool]:
-        """Insert rows in batches, in one transaction; see `change`. `table` and the names of columns are quoted."""
+        """Insert rows in batches, in one transaction; see `change`. `table` and the names of columns are quoted.
+
+        `on_conflict`: what becomes of a row whose `unique` columns have the values of another one.
+        """
         if not rows:
             return 0, False
-        engine = self._engine(name)
-        quote = engine.dialect.identifier_preparer.quote_identifier
+        _check_table(table)
         columns = list(rows[0])
-        if wrong := next((number for number, row in enumerate(rows) if list(row) != columns), None):
+        given = set(columns)
+        if wrong := next((number for number, row in enumerate(rows) if row.keys() != given), None):
             raise invalid(f"rows.{wrong}", f"must have the same fields as the first row: {', '.join(columns)}")
-        names = ", ".join(map(quote, columns))
-        marks = ", ".join(f":c{number}" for number in range(len(columns)))
-        statement = text(f"INSERT INTO {quote(table)} ({names}) VALUES ({marks})")
+        if on_conflict == "update" and (not unique or not given.issuperset(unique)):
+            raise invalid("key", "must name the columns by which a row is known, to update it")
+        engine = self._engine(name)
+        dialect = postgresql if engine.dialect.name == "postgresql" else sqlite
+        statement: Any = dialect.insert(named_table(table, *map(column, columns)))
+        if on_conflict == "ignore":
+            # What is given back is counted: drivers do not agree on what they say of many rows.
+            statement = statement.on_conflict_do_nothing(index_elements=list(unique) or None).returning(
+                literal_column("1")
+            )
+        elif on_conflict == "update":
+            changed = {each: statement.excluded[each] for each in columns if each not in unique}
+            statement = (
+                statement.on_conflict_do_update(index_elements=list(unique), set_=changed)
+                if changed
+                else statement.on_conflict_do_nothing(index_elements=list(unique))
+            )
 
         async def work(connection: AsyncConnection) -> int:
+            written = 0
             for start in range(0, len(rows), batch):
-                values = [
-                    {f"c{number}": _bound(row[column]) for number, column in enumerate(columns)}
-                    for row in rows[start : start + batch]
-                ]
-                await connection.execute(statement, values)
-            return len(rows)
+                values = [{each: _bound(row[each]) for each in columns} for row in rows[start : start + batch]]
+                result = await connection.execute(statement, values)
+                written += len(result.all()) if on_conflict == "ignore" else len(values)
+            return written
 
         return await self._once(name, key, at, work)
 
@@ -140,12 +231,12 @@ class Warehouse:
                     insert = text("INSERT INTO agent_server_steps (key, affected, at) VALUES (:key, :affected, :at)")
                     await connection.execute(insert, {"key": key, "affected": affected, "at": at})
                 return affected, False
-        except (SQLAlchemyError, OSError) as error:
+        except DRIVER_ERRORS as error:
             raise failure_of(name, error) from error
 
-    def _engine(self, name: str) -> AsyncEngine:
+    def _engine(self, name: str, *, reads: bool = False) -> AsyncEngine:
         name = name or EMBEDDED
-        engine = self._engines.get(name)
+        engine = self._engines.get((name, reads))
         if engine is None:
             url = self._urls.get(name)
             if url is None:
@@ -153,45 +244,40 @@ class Warehouse:
                 raise invalid(
                     "database", f"no database is named {name!r}; there is: {known}", reason="DATABASE_UNKNOWN"
                 )
-            if url.startswith("sqlite"):
-                # One connection for all that is written here: SQLite has one writer, and waiting in line beats SQLITE_BUSY.
-                engine = create_async_engine(url, pool_size=1, max_overflow=0, hide_parameters=True)
-                event.listen(engine.sync_engine, "connect", _set_sqlite)
-                event.listen(engine.sync_engine, "begin", _begin_sqlite)
-            else:
-                engine = create_async_engine(
-                    url, pool_size=self._pool_size, max_overflow=0, pool_pre_ping=True, hide_parameters=True
-                )
-            self._engines[name] = engine
+            try:
+                engine = engine_of(url, reads=reads, pool_size=self._pool_size)
+            except (SQLAlchemyError, ImportError, ValueError) as error:
+                # The text may repeat the URL, and the URL has the password.
+                text = f"database {name}: its URL cannot be used ({type(error).__name__})"
+                raise Failure(StatusCode.FAILED_PRECONDITION, "DATABASE_UNUSABLE", text) from None
+            self._engines[name, reads] = engine
         return engine
 
 
-def failure_of(name: str, error: Exception) -> Failure:
+def failure_of(name: str, error: BaseException) -> Failure:
     """What a database said, without the values that were given to it."""
     cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
-    said = str(cause.__cause__ or cause).strip().splitlines() or [type(cause).__name__]
+    cause = cause.__cause__ or cause
+    # The first line alone: PostgreSQL's DETAIL, on the next one, has the values.
+    said = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
+    state = str(getattr(cause, "sqlstate", "") or "")
     metadata = {"database": name or EMBEDDED}
-    if isinstance(error, IntegrityError):
-        # PostgreSQL's DETAIL has the values; the first line has not.
-        return Failure(StatusCode.FAILED_PRECONDITION, "CONSTRAINT", said[0], metadata=metadata)
-    if isinstance(error, OSError | InterfaceError) or (
-        isinstance(error, OperationalError) and ("locked" in said[0] or "connect" in said[0].lower())
-    ):
-        return Failure(StatusCode.UNAVAILABLE, "DATABASE_UNAVAILABLE", said[0], metadata=metadata, retry_after=1.0)
-    return Failure(StatusCode.INVALID_ARGUMENT, "SQL_REFUSED", said[0], metadata=metadata)
+    if isinstance(error, IntegrityError) or state.startswith("23"):
+        return Failure(StatusCode.FAILED_PRECONDITION, "CONSTRAINT", said, metadata=metadata)
+    is_busy = isinstance(error, OperationalError) and ("locked" in said or "connect" in said.lower())
+    if is_busy or isinstance(cause, OSError) or isinstance(error, InterfaceError) or state.startswith(_PASSING):
+        return Failure(StatusCode.UNAVAILABLE, "DATABASE_UNAVAILABLE", said, metadata=metadata, retry_after=1.0)
+    if "readonly database" in said or state == "25006":
+        text = "changes the database; what changes something is done by database.execute"
+        return Failure(StatusCode.INVALID_ARGUMENT, "WRITE_IN_QUERY", text, metadata=metadata)
+    if said == "not authorized":
+        said = "a statement works on the tables of its database, and on nothing else"
+    return Failure(StatusCode.INVALID_ARGUMENT, "SQL_REFUSED", said, metadata=metadata)
 
 
-def _set_sqlite(connection: Any, _: object) -> None:
-    # The driver's own BEGIN comes too late for DDL; ours is in _begin_sqlite.
-    connection.isolation_level = None
-    for pragma in ("journal_mode=WAL", "busy_timeout=10000", "foreign_keys=ON"):
-        cursor = connection.cursor()
-        cursor.execute(f"PRAGMA {pragma}")
-        cursor.close()
-
-
-def _begin_sqlite(connection: Any) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+def _check_table(table: str) -> None:
+    if table.lower().startswith(("agent_server_", "sqlite_")):
+        raise invalid("table", "this table name is reserved")
 
 
 def _bound(value: Any) -> Any:
@@ -207,6 +293,4 @@ def _cell(value: Any) -> Cell:
         return bytes(value)
     if isinstance(value, dict | list):
         return json.dumps(value)
-    if isinstance(value, decimal.Decimal | uuid.UUID):
-        return str(value)
     return str(value)

@@ -12,12 +12,16 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from agent_server.core.failure import Violation, from_validation, invalid, invalid_fields
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Mapping
+
+    from agent_server.tools.declare import ToolSpec
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
 
 _REFERENCE = re.compile(r"\bsteps\s*(?:\.\s*([a-z][a-z0-9_]*)|\[\s*['\"]([a-z][a-z0-9_]*)['\"]\s*\])")
+_GIVEN = re.compile(r"\A\s*\{\{\s*inputs\s*\.\s*[a-z][a-z0-9_]*\s*\}\}\s*\Z")
+_TEMPLATE = re.compile(r"\{[{%#]")
 _TYPES: dict[str, tuple[type, ...]] = {
     "string": (str,),
     "integer": (int,),
@@ -135,15 +139,21 @@ class Workflow(_Part):
             raise invalid_fields(wrong)
         return values
 
-    def check_tools(self, known: Collection[str], root: str) -> None:
-        """Raises Failure INVALID_ARGUMENT naming each step whose tool is not there."""
-        if wrong := [
-            Violation(
-                f"{root}.steps.{number}.tool", f"no tool is named {step.tool!r}; there is: {', '.join(sorted(known))}"
-            )
-            for number, step in enumerate(self.steps)
-            if step.tool not in known
-        ]:
+    def check_tools(self, known: Mapping[str, ToolSpec], root: str) -> None:
+        """Raises Failure INVALID_ARGUMENT naming each step whose tool is not there, or that puts values into a statement."""
+        wrong: list[Violation] = []
+        for number, step in enumerate(self.steps):
+            spec = known.get(step.tool)
+            if spec is None:
+                text = f"no tool is named {step.tool!r}; there is: {', '.join(sorted(known))}"
+                wrong.append(Violation(f"{root}.steps.{number}.tool", text))
+                continue
+            for name in sorted(spec.literals & step.inputs.keys()):
+                given = str(step.inputs[name])
+                if _TEMPLATE.search(given) and not _GIVEN.match(given):
+                    text = "no values are put into it: it is a text, or {{ inputs.NAME }} as a whole; values have their own place"
+                    wrong.append(Violation(f"{root}.steps.{number}.with.{name}", text))
+        if wrong:
             raise invalid_fields(wrong)
 
 

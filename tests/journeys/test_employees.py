@@ -5,13 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
-import shutil
 import signal
-import socket
 import sqlite3
 import ssl
-import subprocess
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -28,6 +24,7 @@ from tests.journeys.pair import Pair
 from tests.journeys.test_agent_server import WAIT, running
 from tests.support.browser import needs_chromium
 from tests.support.pki import Pki
+from tests.support.postgres import cluster, needs_postgres
 
 AGENTS = ("--agents", "agent_server.agents.workflow", "--agents", "agent_server.agents.data")
 SHOP = """<html><body><div id="list"></div><script>
@@ -315,41 +312,10 @@ def test_what_a_browser_meets_is_a_clear_error_and_the_next_page_is_shown(tmp_pa
 # --- PostgreSQL
 
 
-def _postgres_tools() -> Path | None:
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    return found[-1].parent if found else None
-
-
-needs_postgres = pytest.mark.skipif(
-    _postgres_tools() is None or shutil.which("runuser") is None,
-    reason="PostgreSQL is not installed (Debian: apt-get install postgresql)",
-)
-
-
 @pytest.fixture
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A cluster of this test, in a temporary folder; PostgreSQL refuses to run as root."""
-    tools = _postgres_tools()
-    assert tools is not None
-    folder = tmp_path_factory.mktemp("postgres")
-    data = folder / "data"
-    user = ["runuser", "-u", "nobody", "--"] if os.geteuid() == 0 else []
-    if user:
-        for each in (folder, folder.parent, folder.parent.parent):
-            each.chmod(0o755)
-        shutil.chown(folder, "nobody")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-
-    def run(*command: object) -> None:
-        subprocess.run([*user, *map(str, command)], check=True, capture_output=True, timeout=WAIT, cwd=folder)
-
-    run(tools / "initdb", "-D", data, "-U", "employee", "--auth=trust", "--no-sync")
-    options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
-    run(tools / "pg_ctl", "-D", data, "-l", folder / "log", "-w", "-o", options, "start")
-    yield f"postgresql+asyncpg://employee@127.0.0.1:{port}/postgres"
-    run(tools / "pg_ctl", "-D", data, "-m", "immediate", "stop")
+    with cluster(tmp_path_factory.mktemp("postgres")) as found:
+        yield found.url
 
 
 @needs_postgres

@@ -5,20 +5,24 @@ from __future__ import annotations
 import csv
 import datetime as dt
 import io
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from grpc import StatusCode
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from agent_server.agents.declare import Input, Output
 from agent_server.core.failure import Failure
-from agent_server.tools.declare import Use, tool
+from agent_server.tools.declare import LITERAL, Use, tool
+
+Sql = Annotated[str, Field(min_length=1, max_length=200_000, json_schema_extra=LITERAL)]
+Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,62}$")]
+ColumnType = Literal["INTEGER", "REAL", "TEXT", "BLOB", "NUMERIC"]
 
 
 class QueryInput(Input):
     """A statement that reads, with `:name` where values go."""
 
-    sql: str = Field(min_length=1, max_length=200_000)
+    sql: Sql
     params: dict[str, Any] = Field(default_factory=dict)
     database: str = Field(default="", description="Name of a configured database; empty: the embedded one.")
     limit: int = Field(default=10_000, ge=1, le=1_000_000)
@@ -34,7 +38,7 @@ class QueryOutput(Output):
 class ChangeInput(Input):
     """A statement that changes, with `:name` where values go; run for each set of values."""
 
-    sql: str = Field(min_length=1, max_length=200_000)
+    sql: Sql
     params: dict[str, Any] = Field(default_factory=dict)
     many: list[dict[str, Any]] = Field(default_factory=list, max_length=100_000)
     database: str = ""
@@ -47,6 +51,27 @@ class InsertInput(Input):
     rows: list[dict[str, Any]] = Field(max_length=1_000_000)
     database: str = ""
     batch_size: int = Field(default=1000, ge=1, le=10_000)
+    on_conflict: Literal["reject", "ignore", "update"] = Field(
+        default="reject", description="What becomes of a row that is there already, by the columns of `key`."
+    )
+    key: list[Identifier] = Field(default_factory=list)
+
+
+class CreateInput(Input):
+    """A table that is to be there."""
+
+    table: Identifier
+    columns: dict[Identifier, ColumnType] | list[Identifier] = Field(
+        min_length=1, description="Type by name, or the names alone: all of them TEXT."
+    )
+    key: list[Identifier] = Field(default_factory=list, description="Its primary key.")
+    database: str = ""
+
+
+class Created(Output):
+    """What was done."""
+
+    was_created: bool
 
 
 class Changed(Output):
@@ -104,8 +129,19 @@ async def insert(request: InsertInput, use: Use) -> Changed:
         key=use.idempotency_key,
         at=_at(use),
         batch=request.batch_size,
+        on_conflict=request.on_conflict,
+        unique=request.key,
     )
     return Changed(affected_rows=affected, was_done=was_done)
+
+
+@tool("database.create", changes=True)
+async def create(request: CreateInput, use: Use) -> Created:
+    """Creates a table unless there is one of that name."""
+    columns: dict[str, ColumnType] = (
+        request.columns if isinstance(request.columns, dict) else dict.fromkeys(request.columns, "TEXT")
+    )
+    return Created(was_created=await use.tools.warehouse.create(request.database, request.table, columns, request.key))
 
 
 @tool("csv.read", changes=False)
