@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from sidecar.grpc_wire.details import Detail
+    from sidecar.http2.hpack import Field
 
 DOMAIN = "sidecar"
 
@@ -102,3 +103,5 @@ class Rejection:
     retry_after: float | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     details: tuple[Detail, ...] = ()
+    fields: list[Field] = field(default_factory=list, init=False, repr=False, compare=False)
+    """What of it goes on the wire, once it did: policies that remember what they decided refuse many times alike."""

@@ -43,6 +43,8 @@ def reject(call: Call, rejection: Rejection) -> None:
 
 def status_fields(rejection: Rejection) -> list[Field]:
     """The trailer fields of a refusal: status, message, whose it is, when to come back, and the details (AIP-193)."""
+    if rejection.fields:
+        return rejection.fields
     code, message = rejection.code, rejection.message
     details = [ErrorInfo(rejection.reason.name, DOMAIN, rejection.metadata), *rejection.details]
     fields = [
@@ -56,6 +58,7 @@ def status_fields(rejection: Rejection) -> list[Field]:
         milliseconds = -int(-rejection.retry_after * 1000 // 1)
         fields.append(encode_field(b"grpc-retry-pushback-ms", b"%d" % milliseconds))
     fields.append(encode_field(b"grpc-status-details-bin", encode_binary(encode_status(code, message, details))))
+    rejection.fields.extend(fields)
     return fields
 
 

@@ -107,7 +107,7 @@ class Ended:
         }
         if self.kind == "call":
             record |= {
-                "message": _text.__wrapped__(outcome.message) if outcome.message else None,
+                "message": _message(outcome.message) if outcome.message else None,
                 "duration_ms": round((self.now - self.started) * 1000, 3),
                 "received": {"messages": self.request_messages, "bytes": self.bytes_in},
                 "sent": {"messages": self.response_messages, "bytes": self.bytes_out},
@@ -137,6 +137,10 @@ def _text(value: str | None) -> str | None:
         return None
     masked = mask(value)
     return masked if len(masked) <= _LONGEST else f"{masked[:_LONGEST]}…"
+
+
+# Of refusals most are alike; what an agent says differs, and must not wash the above away.
+_message = functools.lru_cache(maxsize=256)(_text.__wrapped__)
 
 
 def _request_id(value: bytes) -> str | None:
