@@ -136,7 +136,9 @@ class Measures:
         self._wall = 0.0
 
     def adopt(self, rules: Sequence[RuleConfig]) -> None:
-        self._longest = max((max(each.over, each.length) for each in rules), default=0.0)
+        windows = [max(each.over, each.length) for each in rules if each.measure.kind in {"share", "latency"}]
+        windows += [each.over for each in rules if each.measure.kind == "increase"]
+        self._longest = max(windows, default=0.0)
         measures = [each.measure for each in rules]
         self._counters = {each.source.name: each.source for each in measures if each.kind == "increase"}
         self._asks_rpcs = any(each.kind in {"share", "latency"} for each in measures)
