@@ -96,7 +96,7 @@ def summary(rule: RuleConfig, subject: Subject, value: float) -> str:
 
 def said_value(measure: Measure, value: float) -> str:
     if measure.is_share:
-        return f"{value * 100:.3g} %"
+        return f"{_short(value * 100)} %"
     return said_duration(value) if measure.is_duration else f"{value:g}"
 
 
@@ -106,8 +106,12 @@ def said_duration(seconds: float) -> str:
         return f"−{said_duration(-seconds)}"
     for limit, length, unit in ((1, 0.001, "ms"), (120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
         if seconds < limit:
-            return f"{seconds / length:.3g} {unit}"
-    return f"{seconds / 86_400:.3g} days"
+            return f"{_short(seconds / length)} {unit}"
+    return f"{_short(seconds / 86_400)} days"
+
+
+def _short(value: float) -> str:
+    return f"{float(f'{value:.3g}'):g}"
 
 
 def said_time(at: float) -> str:

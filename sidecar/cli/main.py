@@ -16,6 +16,7 @@ _COMMANDS = {
     "status": ("status", "What a running sidecar does, at a glance; --watch keeps looking."),
     "schema": ("schema", "Print the JSON Schema of the configuration file."),
     "explain": ("explain", "Which route, rule and limit decide about a call, and why."),
+    "alerts": ("alerts", "What fires, and whether it reaches people: list, test."),
     "rollout": ("rollout", "Drive a rollout: status, start, pause, resume, promote, abort."),
     "audit": ("audit", "Check an audit log, or read it."),
     "certs": ("certs", "A development CA, SPIFFE certificates, and what is in them."),

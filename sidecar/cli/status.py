@@ -15,12 +15,14 @@ import click
 from sidecar.cli.ask import AdminError, ask
 from sidecar.cli.rollout import lines as rollout_lines
 from sidecar.control.admin.dashboard import words
+from sidecar.control.admin.dashboard.alerts import happened, when
 
 _COLOURS = {"critical": "red", "warning": "yellow", "notice": None}
 _MARKS = {"critical": "✕", "warning": "▲", "notice": "○"}
 _STATES = {"serving": "green", "probing": "yellow", "connecting": "yellow"}
 _POOR_SHARE = 0.99
 _REFUSALS = 5
+_CHANGES = 5
 
 
 @click.command(
@@ -64,7 +66,7 @@ def status(*, admin: str, token: str | None, watch: bool, interval: float, as_js
             # The reader has left; nothing may be written at exit either.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return
-    sys.exit(any(each["severity"] == "critical" for each in picture["troubles"]))
+    sys.exit(any(each["severity"] == "critical" for each in (*picture["troubles"], *picture["alerts"]["firing"])))
 
 
 def _show(text: str) -> None:
@@ -90,11 +92,13 @@ def lines(picture: Mapping[str, Any], width: int = 100) -> Iterator[str]:
         f"connections {words.count(totals['connections'])}"
     )
     yield ""
+    for each in picture["alerts"]["firing"]:
+        yield click.style(f"! alert {each['name']} fires: {each['summary']}", fg=_COLOURS[each["severity"]], bold=True)
     if picture["troubles"]:
         for each in picture["troubles"]:
             mark = click.style(f"{_MARKS[each['severity']]} {each['what']}", fg=_COLOURS[each["severity"]], bold=True)
             yield f"{mark}  {each['why']}".rstrip()
-    else:
+    elif not picture["alerts"]["firing"]:
         yield f"{click.style('●', fg='green')} nothing is wrong that this sidecar can see"
     for listener in picture["listeners"]:
         yield ""
@@ -156,6 +160,14 @@ def _state(endpoint: Mapping[str, Any]) -> str:
 
 
 def _happened(picture: Mapping[str, Any], width: int) -> Iterator[str]:
+    changes = happened(picture)
+    if changes:
+        yield ""
+        yield click.style("alerts and recoveries", bold=True)
+        for each in changes[:_CHANGES]:
+            what = f"{each['symptom']}: {each['action']}" if "symptom" in each else each["name"]
+            state, why = (each["result"], each["cause"]) if "symptom" in each else (each["state"], each["summary"])
+            yield f"  {words.clock(when(each))} {what} {state.replace('_', ' ')}  {why}"[:width]
     if picture["refusals"]:
         yield ""
         yield click.style("refused lately", bold=True)

@@ -16,6 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
+from sidecar.alerts.alerts import TestRuns
 from sidecar.control.admin import view
 from sidecar.control.admin.dashboard import requests as dashboard
 from sidecar.control.admin.dashboard.board import Dashboard
@@ -286,6 +287,17 @@ def _restart_agent(request: _Handler) -> None:
     request.json(admin.on_loop(agent.view))
 
 
+def _test_alerts(request: _Handler) -> None:
+    """Waits for the receivers, in this request's thread."""
+    receiver = request.query().get("receiver", [None])[0]
+    try:
+        request.json({"receivers": request.server.admin.process.alerts.test(receiver)})
+    except LookupError as error:
+        request.text(HTTPStatus.NOT_FOUND, f"{error}\n")
+    except TestRuns as error:
+        request.text(HTTPStatus.CONFLICT, f"{error}\n")
+
+
 def _index(request: _Handler) -> None:
     """The dashboard for browsers, the list of what there is for everybody else."""
     if dashboard.wants_page(request):
@@ -343,6 +355,7 @@ _GET: dict[str, Callable[[_Handler], None]] = {
     "/listeners": _view(view.listeners),
     "/certs": _view(view.certificates),
     "/agent": _view(view.agent),
+    "/alerts": _view(view.alerts),
     "/drain": _view(view.drain),
     "/explain": _explain,
     "/rollout": _rollout,
@@ -356,6 +369,7 @@ _GET: dict[str, Callable[[_Handler], None]] = {
 }
 _POST: dict[str, Callable[[_Handler], None]] = {
     "/agent/restart": _restart_agent,
+    "/alerts/test": _test_alerts,
     "/drain": _drain,
     "/login": dashboard.log_in,
     "/logout": dashboard.log_out,

@@ -170,6 +170,11 @@ def agent(process: Process) -> dict[str, Any]:
     return process.agent.view() if process.agent is not None else {}
 
 
+def alerts(process: Process) -> dict[str, Any]:
+    """What fires, what has changed lately, the rules, the receivers without their secrets."""
+    return process.alerts.view()
+
+
 def drain(process: Process) -> dict[str, Any]:
     """How far a drain has come."""
     return {"state": process.state.value, "active_calls": process.active_calls}

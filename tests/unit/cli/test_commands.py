@@ -41,7 +41,9 @@ def run(*arguments: object) -> Result:
     return CliRunner().invoke(sidecar, [str(each) for each in arguments])
 
 
-@pytest.mark.parametrize("command", ["run", "validate", "check", "schema", "explain", "certs", "demo", "version"])
+@pytest.mark.parametrize(
+    "command", ["run", "validate", "check", "schema", "explain", "certs", "alerts", "demo", "version"]
+)
 def test_every_command_teaches_itself(command: str) -> None:
     listed = run("--help").stdout
     assert command in listed

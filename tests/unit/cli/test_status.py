@@ -50,6 +50,7 @@ PICTURE: dict[str, Any] = {
         }
     ],
     "rollouts": [],
+    "alerts": {"firing": [], "history": []},
     "refusals": [{"at": 60.0, "reason": "NO_ROUTE", "times": 2, "message": "x" * 500}],
 }
 
@@ -78,6 +79,34 @@ def test_the_whole_picture() -> None:
 def test_all_is_well() -> None:
     text = [click.unstyle(each) for each in lines({**PICTURE, "troubles": []}, 60)]
     assert "● nothing is wrong that this sidecar can see" in text
+
+
+def test_alerts_and_recoveries() -> None:
+    fires = {
+        "name": "slow",
+        "severity": "critical",
+        "state": "firing",
+        "summary": "too slow",
+        "began": 60.0,
+        "ended": None,
+    }
+    over = {"name": "cpu", "severity": "warning", "state": "resolved", "summary": "over", "began": 1.0, "ended": 90.0}
+    repaired = {"symptom": "crash", "action": "restart", "result": "given_up", "cause": "exit code 1", "at": 75.0}
+    picture = {
+        **PICTURE,
+        "troubles": [],
+        "alerts": {"firing": [fires], "history": [over, fires]},
+        "agent": {"recoveries": [repaired]},
+    }
+    text = [click.unstyle(each) for each in lines(picture, 60)]
+    assert "! alert slow fires: too slow" in text
+    assert "● nothing is wrong that this sidecar can see" not in text
+    begin = text.index("alerts and recoveries")
+    assert text[begin + 1 : begin + 4] == [
+        "  00:01:30 cpu resolved  over",
+        "  00:01:15 crash: restart given up  exit code 1",
+        "  00:01:00 slow firing  too slow",
+    ]
 
 
 def test_colours_take_no_room() -> None:

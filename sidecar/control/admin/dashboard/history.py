@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from sidecar.alerts.machine import cpu_seconds
+from sidecar.alerts.measures import is_failure, quantile
 from sidecar.control.process import State
-from sidecar.grpc_wire.status import SERVER_FAULTS, code_label
-from sidecar.proxy.rejection import Reason
 from sidecar.telemetry import names
 
 if TYPE_CHECKING:
@@ -30,9 +30,6 @@ _WINDOW = 5
 """Samples over which "now" is averaged."""
 _SPARKS = 64
 """Routes that get a curve of their own."""
-_FAULTS = frozenset(code_label(code) for code in SERVER_FAULTS)
-_ASKED_WRONGLY = frozenset(each.name for each in (Reason.NO_ROUTE, Reason.METHOD_UNKNOWN, Reason.MALFORMED_REQUEST))
-"""Reasons of ours with a code that is a server's fault elsewhere; here the caller asked for what there is not."""
 
 
 class Point(NamedTuple):
@@ -187,7 +184,7 @@ class History:
             totals = routes.setdefault((listener, route), Totals())
             totals.ended += count
             if origin != "caller":
-                if code in _FAULTS and reason not in _ASKED_WRONGLY:
+                if is_failure(code, origin, reason):
                     totals.failed += count
                 elif origin == "sidecar":
                     totals.refused += count
@@ -252,32 +249,6 @@ def _total(all_totals: Iterable[Totals]) -> Totals:
         if each.buckets:
             whole.buckets = _sum(whole.buckets, each.buckets)
     return whole
-
-
-def quantile(bounds: Sequence[float], counts: Sequence[int], share: float) -> float | None:
-    """The value below which `share` of what was counted lies, by linear interpolation within its bucket; None = nothing was.
-
-    As Prometheus' histogram_quantile: what lies beyond the last bound is reported as that bound.
-    """
-    total = sum(counts)
-    if not total:
-        return None
-    rank = share * total
-    below = 0
-    for position, count in enumerate(counts):
-        if below + count >= rank:
-            if position >= len(bounds):
-                break
-            lower = bounds[position - 1] if position else 0.0
-            return lower + (bounds[position] - lower) * (rank - below) / count
-        below += count
-    return bounds[-1]
-
-
-def cpu_seconds() -> float:
-    """Processor time that this process has used."""
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
 
 
 def resident_bytes() -> int:

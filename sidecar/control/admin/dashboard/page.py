@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sidecar.control.admin.dashboard import words
+from sidecar.control.admin.dashboard.alerts import events
 from sidecar.control.admin.dashboard.charts import charts, spark
 from sidecar.control.admin.dashboard.html import Child, Html, tag
 from sidecar.control.admin.dashboard.marks import CSRF, MARKS, chip
@@ -31,6 +32,7 @@ def panels(picture: Mapping[str, Any], history: History) -> dict[str, Html]:
         "charts": charts(history.points),
         "path": _path(picture, history),
         "rollouts": rollouts(picture),
+        "alerts": events(picture),
         "refusals": _refusals(picture),
     }
 
@@ -38,7 +40,8 @@ def panels(picture: Mapping[str, Any], history: History) -> dict[str, Html]:
 def page(drawn: Mapping[str, str], title: str, *, may_leave: bool) -> str:
     """The whole document. `may_leave`: there is a session to end."""
     links = [
-        tag("a", name, href=f"/{name}") for name in ("metrics", "clusters", "listeners", "certs", "config", "status")
+        tag("a", name, href=f"/{name}")
+        for name in ("metrics", "clusters", "listeners", "alerts", "certs", "config", "status")
     ]
     logout = tag(
         "form",
@@ -57,6 +60,7 @@ def page(drawn: Mapping[str, str], title: str, *, may_leave: bool) -> str:
             tag("section", Html(drawn["charts"]), id="charts", aria_label="The last 15 minutes"),
             tag("section", Html(drawn["path"]), id="path", aria_label="The path of calls"),
             tag("section", Html(drawn["rollouts"]), id="rollouts", aria_label="Rollouts"),
+            tag("section", Html(drawn["alerts"]), id="alerts", aria_label="Alerts and recoveries"),
             tag("section", Html(drawn["refusals"]), id="refusals", aria_label="Refusals"),
         ),
         tag(

@@ -19,6 +19,7 @@ _CONNECTIONS_READ = 2000
 """Connections of a listener that are looked at for who calls; more would hold up the loop."""
 _CALLERS_SHOWN = 6
 _REFUSALS_SHOWN = 30
+_ALERTS_SHOWN = 30
 
 
 def picture(process: Process, history: History) -> dict[str, Any]:
@@ -54,6 +55,7 @@ def picture(process: Process, history: History) -> dict[str, Any]:
         "clusters": _clusters(process, history),
         "rollouts": process.rollouts.all(),
         "agent": view.agent(process),
+        "alerts": _alerts(process),
         "certificates": [
             {"file": str(each.files.certificate), "days_left": days, "problem": each.problem}
             for each in process.certificates.contexts
@@ -66,6 +68,16 @@ def picture(process: Process, history: History) -> dict[str, Any]:
     }
     found["troubles"] = troubles(found)
     return found
+
+
+def _alerts(process: Process) -> dict[str, Any]:
+    """What fires, and the newest of what has changed; the rules and receivers have a page of their own."""
+    found = view.alerts(process)
+    return {
+        "firing": found["firing"],
+        "history": found["history"][:_ALERTS_SHOWN],
+        "problems": {each["name"]: each["problem"] for each in found["receivers"] if each["problem"] is not None},
+    }
 
 
 def _listeners(process: Process, history: History) -> list[dict[str, Any]]:

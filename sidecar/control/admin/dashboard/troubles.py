@@ -18,6 +18,7 @@ def troubles(picture: dict[str, Any]) -> list[dict[str, str]]:
     found = [
         *_process(picture),
         *_agent(picture.get("agent") or {}),
+        *_alerts(picture.get("alerts") or {}),
         *_certificates(picture),
         *_traffic(picture),
         *_clusters(picture),
@@ -52,6 +53,14 @@ def _agent(agent: dict[str, Any]) -> list[dict[str, str]]:
         return []
     severity = CRITICAL if agent["given_up"] else WARNING
     return [_trouble(severity, f"the agent is {agent['state']}", agent["cause"])]
+
+
+def _alerts(alerts: dict[str, Any]) -> list[dict[str, str]]:
+    """Receivers that cannot be reached: people may not know of what is wrong. What fires has a panel of its own."""
+    return [
+        _trouble(WARNING, f"alerts do not reach {name}", problem)
+        for name, problem in alerts.get("problems", {}).items()
+    ]
 
 
 def _certificates(picture: dict[str, Any]) -> list[dict[str, str]]:
