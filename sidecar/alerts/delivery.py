@@ -164,7 +164,8 @@ class Delivery:
 
     def _begin(self) -> None:
         self._timer = None
-        if self._closed or self._under_way:
+        # Nothing is owed any more where all of it has ended before anybody was told.
+        if self._closed or self._under_way or not self._owed:
             return
         self._following, self._owed = list(self._owed.values()), {}
         self._next()
