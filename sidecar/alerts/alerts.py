@@ -39,7 +39,7 @@ INTERVAL = 5.0
 """Seconds between looks."""
 _LAST_WORDS = 5.0
 """Seconds that the end of the process waits for messages that are still owed."""
-_TEST_LIMIT = 30.0
+_TEST_LIMIT = 12.0
 
 
 class TestRuns(Exception):

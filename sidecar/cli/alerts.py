@@ -15,7 +15,7 @@ from sidecar.cli.ask import AdminError, ask
 from sidecar.cli.progress import Progress
 
 _COLOURS = {"critical": "red", "warning": "yellow", "notice": None}
-_TEST_LIMIT = 45.0
+_TEST_LIMIT = 20.0
 _CHANGES = 10
 
 

@@ -148,6 +148,7 @@ def make_runtime(loaded: Loaded, worker: int = 0) -> Runtime:
 
 async def _supervise(path: Path, loaded: Loaded, log_level: str) -> int:
     """The parent of several workers: it serves no RPC."""
+    from sidecar.control.workers.alerts import FleetAlerts
     from sidecar.control.workers.fleet import Fleet
     from sidecar.control.workers.gateway import Gateway
 
@@ -164,7 +165,8 @@ async def _supervise(path: Path, loaded: Loaded, log_level: str) -> int:
     with tempfile.TemporaryDirectory(prefix="sidecar-") as folder:
         fleet = Fleet(command, os.environ, Path(folder), runtime)
         try:
-            admin = Gateway(fleet, runtime.metrics, loaded.root.admin.bind)
+            alerts = FleetAlerts(fleet, runtime, path, os.environ)
+            admin = Gateway(fleet, runtime.metrics, loaded.root.admin.bind, alerts)
             if not await fleet.start(loaded.root, admin.address):
                 runtime.log.error("cannot start", extra={"cause": "a worker ended before it was ready"})
                 return 1
@@ -173,10 +175,14 @@ async def _supervise(path: Path, loaded: Loaded, log_level: str) -> int:
             click.echo(str(error), err=True)
             return 1
         admin.start()
+        alerts.begin(loaded)
         signals = _Signals(fleet)
         runtime.log.info("ready", extra={"listeners": fleet.addresses, "admin": admin.address, "pid": os.getpid()})
         await fleet.wait()
+        alerts.stop()
         await asyncio.to_thread(admin.close)
+        for close in runtime.closers:
+            await asyncio.to_thread(close)
     runtime.log.info("stopped", extra={"at_once": signals.at_once})
     return 3 if signals.at_once else 0
 

@@ -19,8 +19,10 @@ from sidecar.control.workers.worker import WorkerState
 from sidecar.transport.bind import bind, shown_address
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
+    from sidecar.control.workers.alerts import FleetAlerts
     from sidecar.control.workers.fleet import Fleet
     from sidecar.telemetry.metrics import Metrics
 
@@ -28,16 +30,17 @@ _TIMEOUT = 15.0
 _LARGEST = 1024 * 1024
 _CHUNK = 64 * 1024
 _HOP_BY_HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "content-length", "server", "date"})
-_ONE_IS_ENOUGH = ("/rollout", "/idempotency")
-"""Changes that are kept in the store, which all workers share: said to one, not to each."""
+_ONE_IS_ENOUGH = ("/rollout", "/idempotency", "/alerts")
+"""Changes that are kept in the store, which all workers share, and what goes to others: said to one, not to each."""
 
 
 class Gateway:
     """Serves the admin address of the parent until `close`."""
 
-    def __init__(self, fleet: Fleet, metrics: Metrics, address: str) -> None:
+    def __init__(self, fleet: Fleet, metrics: Metrics, address: str, alerts: FleetAlerts) -> None:
         """Binds at once; raises BindError."""
         self.fleet = fleet
+        self.alerts = alerts
         self.metrics = metrics
         self.loop = asyncio.get_running_loop()
         listening = bind(address)
@@ -48,6 +51,14 @@ class Gateway:
 
     def start(self) -> None:
         self._thread.start()
+
+    def on_loop(self, function: Callable[[], object]) -> object:
+        """What `function` gives on the loop of the parent, from a request's thread."""
+
+        async def run() -> object:
+            return function()
+
+        return asyncio.run_coroutine_threadsafe(run(), self.loop).result(_TIMEOUT)
 
     def close(self) -> None:
         self._server.shutdown()
@@ -93,7 +104,9 @@ class _Handler(BaseHTTPRequestHandler):
         elif path == "/metrics":
             self._metrics()
         elif path == "/workers":
-            self._workers()
+            self._own_page(lambda gateway: {"workers": gateway.fleet.view()})
+        elif path == "/alerts":
+            self._own_page(lambda gateway: gateway.on_loop(gateway.alerts.view))
         else:
             self._forward(self._chosen(), b"")
 
@@ -146,11 +159,11 @@ class _Handler(BaseHTTPRequestHandler):
         content_type, page = merge.page([*merge.merge(pages), *own], self.headers.get("accept", ""))
         self._answer(HTTPStatus.OK, [("content-type", content_type), ("cache-control", "no-store")], page)
 
-    def _workers(self) -> None:
-        # Who may see a page of a worker may see this.
+    def _own_page(self, value: Callable[[Gateway], object]) -> None:
+        """What the parent knows. Who may see a page of a worker may see this."""
         status, headers, body = self._ask(self._chosen(), "/version")
         if status == HTTPStatus.OK:
-            body = json.dumps({"workers": self.server.gateway.fleet.view()}, indent=2).encode() + b"\n"
+            body = json.dumps(value(self.server.gateway), indent=2).encode() + b"\n"
         self._answer(status, headers, body)
 
     def _drain(self, body: bytes) -> None:
