@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import RootModel, ValidationError
 
 from sidecar.config.listeners import MatchConfig
+from sidecar.config.policies import Policies
 from sidecar.config.problems import Located, did_you_mean, listed, quoted
 from sidecar.config.root import AdminConfig, Root
 from sidecar.config.units import is_loopback, parse_bind, split_address
@@ -58,6 +59,25 @@ def warnings(root: Root) -> Iterator[Located]:
             yield Located(
                 ("clusters", name), "is used by no route; name it in a route's `to`, or remove it", at_key=True
             )
+    if root.workers > 1:
+        yield from _counted_by_each_worker(root)
+
+
+def _counted_by_each_worker(root: Root) -> Iterator[Located]:
+    """Limits that let through as many times what they say as there are workers."""
+    levels: list[tuple[tuple[str | int, ...], Policies]] = [(("policies",), root.policies)]
+    for index, listener in enumerate(root.listeners):
+        at = ("listeners", index)
+        levels.append(((*at, "policies"), listener.policies))
+        levels += [((*at, "routes", i, "policies"), route.policies) for i, route in enumerate(listener.routes)]
+    for at_level, policies in levels:
+        for name, section in policies.named().items():
+            for i, limit in enumerate(section.root if isinstance(section, RootModel) else ()):
+                if getattr(limit, "scope", None) == "local":
+                    yield Located(
+                        (*at_level, name, i),
+                        f"each of the {root.workers} workers counts for itself; share the count with scope: shared and a store",
+                    )
 
 
 def _entries(value: Any) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -93,6 +93,10 @@ class Root(Model):
     def contradictions(self) -> Iterator[tuple[str, str]]:
         if self.admin.grpc is not None and self.workers > 1:
             yield "admin.grpc", "is not served by several workers; set workers: 1, or use the admin pages"
+        if self.workers > 1 and (self.store is None or self.store.url == "memory://"):
+            for name, each in self.clusters.items():
+                if each.rollout is not None:
+                    yield f"clusters.{name}.rollout", "needs a `store` that the workers share, to lead as one"
         yield from self._unknown_to_alerts()
         if self.agent is None:
             return

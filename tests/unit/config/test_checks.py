@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.config.checks import cross_checks
-from sidecar.config.load import Loaded
+from sidecar.config.load import Loaded, load
+from sidecar.config.problems import ConfigError
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),
@@ -155,3 +157,58 @@ def test_a_cluster_that_no_route_uses_is_warned_of(read: Callable[..., Loaded]) 
     text = WARNED.format(direction="inbound", bind="127.0.0.1:1") + '  spare: {endpoints: ["a:1"]}\n'
     (warning,) = read(text).warnings
     assert str(warning) == ("c.yaml:9:3: clusters.spare: is used by no route; name it in a route's `to`, or remove it")
+
+
+LIMITED = """
+workers: {workers}
+listeners:
+  - name: a
+    direction: inbound
+    bind: 127.0.0.1:1
+    policies: {{rate_limit: [{{name: shared, rate: 1/1s, scope: {scope}, per: [identity]}}]}}
+    routes: [{{name: all, match: {{method: /*}}, to: local, policies: {{rate_limit: [{{name: own, rate: 1/1s, scope: {scope}}}]}}}}]
+clusters:
+  local: {{endpoints: ["127.0.0.1:50051"]}}
+"""
+
+
+def with_all_policies(folder: Path, text: str) -> Loaded:
+    path = folder / "c.yaml"
+    path.write_text(text)
+    return load(path, environ={})
+
+
+def test_a_limit_that_each_worker_counts_for_itself_is_warned_of(tmp_path: Path) -> None:
+    found = with_all_policies(tmp_path, LIMITED.format(workers=2, scope="local")).warnings
+    assert [str(each).split(": ")[1] for each in found] == [
+        "listeners.0.policies.rate_limit.0",
+        "listeners.0.routes.0.policies.rate_limit.0",
+    ]
+    assert "each of the 2 workers counts for itself" in str(found[0])
+
+
+@pytest.mark.parametrize(("workers", "scope"), [(1, "local"), (2, "shared")])
+def test_one_worker_or_a_shared_limit_is_not(tmp_path: Path, workers: int, scope: str) -> None:
+    assert with_all_policies(tmp_path, LIMITED.format(workers=workers, scope=scope)).warnings == ()
+
+
+ROLLED_OUT = """
+workers: 2
+store: {store}
+listeners:
+  - {{name: a, direction: inbound, bind: 127.0.0.1:1, routes: [{{name: all, match: {{method: /*}}, to: local}}]}}
+clusters:
+  local:
+    versions: {{a: {{endpoints: ["127.0.0.1:2"]}}, b: {{endpoints: ["127.0.0.1:3"]}}}}
+    rollout: {{stable: a, candidate: b}}
+"""
+
+
+@pytest.mark.parametrize("store", ["null", "{url: 'memory://'}"])
+def test_workers_that_share_nothing_cannot_roll_out_as_one(read: Callable[..., Loaded], store: str) -> None:
+    with pytest.raises(ConfigError, match=r"clusters\.local\.rollout: needs a `store` that the workers share"):
+        read(ROLLED_OUT.format(store=store))
+
+
+def test_workers_with_a_store_may_roll_out(read: Callable[..., Loaded]) -> None:
+    assert read(ROLLED_OUT.format(store="{url: 'sqlite:///state/a.db'}")).root.workers == 2
