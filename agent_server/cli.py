@@ -72,6 +72,7 @@ Examples:
 @click.option("--workflows", type=click.Path(path_type=Path, file_okay=False), help="Folder of workflows.")
 @click.option("--tools", multiple=True, metavar="MODULE", help="Module that declares tools; may be repeated.")
 @click.option("--task-concurrency", type=int, metavar="N", help="Submitted tasks at the same time.  [default: 4]")
+@click.option("--task-keep", type=float, metavar="SECONDS", help="How long ended tasks are known.  [default: 7 days]")
 @click.option("--reflection/--no-reflection", default=None, help="Answer server reflection.  [default: on]")
 @click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
@@ -85,6 +86,7 @@ def run(config: Path | None, log_level: str, **given: Any) -> None:
     """
     from agent_server.configuration.settings import SettingsError, load_settings, settings_files
     from agent_server.core.catalogue import CatalogueError
+    from agent_server.core.masking import MaskingFormatter
     from agent_server.core.store import StoreError
     from agent_server.service.binding import BindError
     from agent_server.service.life import serve
@@ -92,9 +94,9 @@ def run(config: Path | None, log_level: str, **given: Any) -> None:
     from agent_server.tools.declare import ToolError
     from agent_server.workflows.library import LibraryError
 
-    logging.basicConfig(
-        stream=sys.stderr, level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    lines = logging.StreamHandler(sys.stderr)
+    lines.setFormatter(MaskingFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=log_level.upper(), handlers=[lines])
     for noisy in ("httpx", "httpcore"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     chosen = {name: value or None if isinstance(value, tuple) else value for name, value in given.items()}
@@ -169,6 +171,49 @@ def describe(agent: str, agents: tuple[str, ...]) -> None:
         ],
     }
     click.echo(json.dumps(described, indent=2))
+
+
+@main.command(
+    epilog="""\b
+Example:
+  agent-server reseal -c agent.yaml
+"""
+)
+@click.option(
+    "-c", "--config", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The server's settings."
+)
+@click.option("--environment", metavar="NAME", help="Overlay of the file: FILE.NAME.yaml beside it.")
+def reseal(config: Path, environment: str | None) -> None:
+    """Encrypt all that is stored with the newest key, so that older keys can be thrown away.
+
+    To rotate keys: put the new one first in `encryption_keys`, restart, reseal, take the old ones out, restart. The server may run
+    meanwhile.
+    """
+    from agent_server.configuration.settings import SettingsError, load_settings, state_file
+    from agent_server.core.store import Store, StoreError
+    from agent_server.core.vault import VaultError
+
+    try:
+        settings = load_settings(config, {"environment": environment})
+    except SettingsError as error:
+        raise click.UsageError(str(error)) from None
+    path = state_file(settings)
+    if path is None or not path.exists():
+        raise click.ClickException(f"there is no state file{'' if path is None else f' {path}'}")
+
+    async def work() -> int:
+        store = Store(path, [each.get_secret_value() for each in settings.encryption_keys])
+        await store.open()
+        try:
+            return await store.renew()
+        finally:
+            await store.close()
+
+    try:
+        count = asyncio.run(work())
+    except (StoreError, VaultError) as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"{path}: {count} values are encrypted with the newest key")
 
 
 @main.command(

@@ -7,6 +7,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from agent_server.configuration.settings import Settings, SettingsError
+from agent_server.core.masking import keep_secret
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,6 +46,7 @@ class LiveSettings:
         if held := sorted(changed - LIVE):
             log.warning("these settings need a restart: %s", ", ".join(held))
         if taken := changed & LIVE:
+            keep_secret(loaded.secrets)
             self._settings = self._settings.model_copy(update={name: getattr(loaded, name) for name in taken})
             log.info("settings reloaded: %s", ", ".join(sorted(taken)))
 

@@ -6,6 +6,7 @@ import ipaddress
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import (
@@ -156,6 +157,21 @@ class Settings(BaseModel):
     task_concurrency: int = Field(default=4, ge=1, le=1000)
     """Submitted tasks that run at the same time."""
 
+    task_keep: float = Field(default=7 * 24 * 3600.0, gt=0)
+    """Seconds for which a task that has ended is known."""
+
+    @property
+    def secrets(self) -> list[str]:
+        """All that must not be read in logs and errors."""
+        found = [each.get_secret_value() for each in self.encryption_keys]
+        if self.model is not None and self.model.api_key is not None:
+            found.append(self.model.api_key.get_secret_value())
+        for url in self.databases.values():
+            found.append(url.get_secret_value())
+            if password := urlsplit(url.get_secret_value()).password:
+                found.append(password)
+        return found
+
     @model_validator(mode="after")
     def _bind_is_local(self) -> Settings:
         if not self.allow_remote and not is_local(parse_address(self.bind)):
@@ -200,6 +216,13 @@ def laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, A
 def settings_files(file: Path | None, environment: str) -> tuple[Path, ...]:
     """The files that settings come from, also those that are not there yet."""
     return () if file is None else (file, file.with_name(f"{file.stem}.{environment}{file.suffix}"))
+
+
+def state_file(settings: Settings) -> Path | None:
+    """Where tasks, checkpoints and memory are; None: in a temporary file."""
+    if settings.state is None and settings.database is not None:
+        return settings.database.with_name(settings.database.name + ".state")
+    return settings.state
 
 
 def _read(file: Path) -> dict[str, Any]:

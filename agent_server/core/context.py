@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from agent_server.core.events import Event, Level, Log, Partial, Progress, Sink
+from agent_server.core.masking import masked
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from agent_server.core.sessions import Session
     from agent_server.core.table import Table
+
+
+@dataclass(slots=True)
+class Usage:
+    """What a run has used up."""
+
+    tokens: int = 0
+    """Of models; goes out as trailer `x-usage-tokens`, for budgets of the sidecar."""
 
 
 @dataclass(slots=True)
@@ -27,8 +36,7 @@ class Context:
     sink: Sink | None = None
     takes_parts: bool = True
     """Whoever listens puts the parts of a result together himself; False: the result must be whole at the end."""
-    usage_tokens: int = 0
-    """Tokens of models that were used up for this call; goes out as trailer `x-usage-tokens`."""
+    usage: Usage = field(default_factory=Usage)
 
     @property
     def is_streaming(self) -> bool:
@@ -41,7 +49,7 @@ class Context:
 
     async def log(self, level: Level, message: str) -> None:
         """Tell people something."""
-        await self._tell(Log(level, message))
+        await self._tell(Log(level, masked(message)))
 
     async def partial(self, item: str, output: Mapping[str, Any] | None = None, table: Table | None = None) -> None:
         """Hand out a part of the result."""

@@ -10,7 +10,7 @@ from grpc import StatusCode
 from pydantic import ValidationError
 
 from agent_server.agents.declare import AgentSpec, IngestOutput, Input, Kind, OperationSpec, Output
-from agent_server.core.context import Context
+from agent_server.core.context import Context, Usage
 from agent_server.core.events import Event, Outcome, Records, Sink, Started
 from agent_server.core.failure import Failure, from_validation
 
@@ -46,6 +46,8 @@ class Work:
     operation: OperationSpec
     request: Input
     order: Order
+    usage: Usage = field(default_factory=Usage)
+    """What running it has used up so far, however it ends."""
 
 
 class Executor:
@@ -90,11 +92,7 @@ class Executor:
             await sink(Started(work.execution_id, work.agent.name, work.operation.name))
         method = getattr(self.catalogue.instance(work.agent), work.operation.method)
         running = method(work.request, context)
-        try:
-            output: Output = await (self._limited(running) if is_limited else running)
-        except Failure as failure:
-            failure.usage_tokens = context.usage_tokens
-            raise
+        output: Output = await (self._limited(running) if is_limited else running)
         outcome = Outcome(
             work.execution_id,
             work.agent.name,
@@ -103,7 +101,7 @@ class Executor:
             output.table,
             self._now() - started,
             output.replayed,
-            context.usage_tokens,
+            work.usage.tokens,
         )
         if context.session is not None:
             self._sessions.keep(work.order.identity, context.session, outcome)
@@ -145,7 +143,7 @@ class Executor:
     def _context(self, work: Work, sink: Sink | None) -> Context:
         order = work.order
         session = self._sessions.open(order.identity, order.session_id) if order.session_id else None
-        return Context(work.execution_id, order.identity, order.idempotency_key, session, sink)
+        return Context(work.execution_id, order.identity, order.idempotency_key, session, sink, usage=work.usage)
 
     async def _limited(self, running: Any) -> Any:
         try:

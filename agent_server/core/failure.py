@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from grpc import StatusCode
 
+from agent_server.core.masking import masked
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -29,7 +31,7 @@ class Failure(Exception):
     """An operation that cannot be done.
 
     `reason` is UPPER_SNAKE_CASE and stable, `metadata` holds every variable part of the message, `retry_after` is in seconds and
-    present only where repeating the same request may help.
+    present only where repeating the same request may help. Credentials, addresses and numbers of people are masked.
     """
 
     def __init__(
@@ -42,14 +44,14 @@ class Failure(Exception):
         violations: Iterable[Violation] = (),
         retry_after: float | None = None,
     ) -> None:
+        message = masked(message)
         super().__init__(message)
         self.code = code
         self.reason = reason
         self.message = message
-        self.metadata = dict(metadata or {})
+        self.metadata = {name: masked(value) for name, value in (metadata or {}).items()}
         self.violations = tuple(violations)
         self.retry_after = retry_after
-        self.usage_tokens = 0
 
 
 def invalid(field: str, description: str, *, reason: str = "INVALID_INPUT") -> Failure:

@@ -115,7 +115,7 @@ async def _complete(messages: list[dict[str, str]], model: Model, context: Conte
     try:
         told = answer.json()
         usage = told.get("usage") or {}
-        context.usage_tokens += int(usage.get("total_tokens") or 0)
+        context.usage.tokens += int(usage.get("total_tokens") or 0)
         content = told["choices"][0]["message"]["content"]
     except (ValueError, KeyError, IndexError, TypeError, AttributeError):
         raise _model_failed(

@@ -27,15 +27,16 @@ CREATE TABLE IF NOT EXISTS steps (
 CREATE TABLE IF NOT EXISTS tasks (
     number INTEGER PRIMARY KEY AUTOINCREMENT, task_id TEXT NOT NULL UNIQUE, identity TEXT NOT NULL, key TEXT NOT NULL,
     fingerprint TEXT NOT NULL, agent TEXT NOT NULL, operation TEXT NOT NULL, state TEXT NOT NULL, attempts INTEGER NOT NULL,
-    created REAL NOT NULL, ended REAL, version TEXT NOT NULL, ordered BLOB NOT NULL, outcome BLOB);
+    created REAL NOT NULL, ended REAL, version TEXT NOT NULL, ordered BLOB NOT NULL, outcome BLOB,
+    tokens INTEGER NOT NULL DEFAULT 0, is_charged INTEGER NOT NULL DEFAULT 0);
 CREATE UNIQUE INDEX IF NOT EXISTS tasks_by_key ON tasks (identity, key) WHERE key != '';
 CREATE INDEX IF NOT EXISTS tasks_by_identity ON tasks (identity, number);
 CREATE TABLE IF NOT EXISTS task_events (
     task_id TEXT NOT NULL, sequence INTEGER NOT NULL, at REAL NOT NULL, sealed BLOB NOT NULL,
     PRIMARY KEY (task_id, sequence)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS ratings (
-    task_id TEXT PRIMARY KEY, agent TEXT NOT NULL, version TEXT NOT NULL, score INTEGER NOT NULL, comment BLOB NOT NULL
-    ) WITHOUT ROWID;
+    task_id TEXT PRIMARY KEY, agent TEXT NOT NULL, version TEXT NOT NULL, score INTEGER NOT NULL, comment BLOB NOT NULL,
+    at REAL NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS memories (
     number INTEGER PRIMARY KEY AUTOINCREMENT, identity TEXT NOT NULL, session TEXT NOT NULL, at REAL NOT NULL,
     expires REAL NOT NULL, size INTEGER NOT NULL, sealed BLOB NOT NULL);
@@ -43,6 +44,19 @@ CREATE INDEX IF NOT EXISTS memories_by_session ON memories (identity, session, n
 CREATE VIRTUAL TABLE IF NOT EXISTS memory_words USING fts5 (words);
 CREATE TABLE IF NOT EXISTS secrets (name TEXT PRIMARY KEY, sealed BLOB NOT NULL) WITHOUT ROWID;
 """
+
+
+_VERSION = 1
+"""Of the schema."""
+_SEALED = {
+    # table → columns that are sealed
+    "steps": ("sealed",),
+    "tasks": ("ordered", "outcome"),
+    "task_events": ("sealed",),
+    "ratings": ("comment",),
+    "memories": ("sealed",),
+    "secrets": ("sealed",),
+}
 
 
 class StoreError(Exception):
@@ -100,12 +114,35 @@ class Store:
         async with self._turn:
             return await self._thread.run(transaction)
 
+    async def renew(self) -> int:
+        """Seal all that is stored with the newest key; gives how many values. Raises VaultError, and nothing is changed."""
+
+        def work(db: sqlite3.Connection) -> int:
+            count = 0
+            for table, columns in _SEALED.items():
+                keys = [row[1] for row in db.execute(f"PRAGMA table_info({table})") if row[5]]
+                same = " AND ".join(f"{key} = ?" for key in keys)
+                for column in columns:
+                    select = f"SELECT {', '.join(keys)}, {column} FROM {table} WHERE {column} IS NOT NULL"
+                    update = f"UPDATE {table} SET {column} = ? WHERE {same}"
+                    for *key, sealed in db.execute(select).fetchall():
+                        db.execute(update, (self.vault.renew(sealed), *key))
+                        count += 1
+            return count
+
+        return await self.write(work)
+
     def _connect(self) -> sqlite3.Connection:
         assert self.path is not None
         connection = sqlite3.connect(self.path, isolation_level=None, timeout=5.0)
         try:
             # FULL: what was promised to a caller (a task, a finished step) is there after a loss of power too.
-            connection.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;" + _SCHEMA)
+            connection.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;")
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            if version > _VERSION:
+                msg = f"was written by a later release (schema {version}, this one knows {_VERSION})"
+                raise sqlite3.DatabaseError(msg)
+            connection.executescript(f"{_SCHEMA} PRAGMA user_version = {_VERSION};")
         except BaseException:
             connection.close()
             raise

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from grpc import StatusCode
 
+from agent_server.core.context import Usage
 from agent_server.core.events import Event, Level, Log, Outcome, Partial, Progress, Started
 from agent_server.core.executor import Order
 from agent_server.core.failure import Failure, Violation, invalid
@@ -84,7 +85,9 @@ class Tasks:
         new_id: Callable[[], str],
         version: str,
         concurrency: int,
+        keep: float = 7 * 24 * 3600.0,
     ) -> None:
+        """`concurrency` tasks run at the same time; one that has ended is known for `keep` seconds."""
         self._store = store
         self._executor = executor
         self._wall = wall
@@ -95,9 +98,13 @@ class Tasks:
         self._cancelled: set[str] = set()
         self._changed: dict[str, asyncio.Event] = {}
         self._is_closing = False
+        self._keep = keep
+        self._owing: set[str] = set()
 
     async def open(self) -> None:
         """Begin again what was cut off. What must not be repeated ends as failed."""
+        owing = await self._store.read("SELECT DISTINCT identity FROM tasks WHERE tokens > 0 AND is_charged = 0")
+        self._owing = {str(identity) for (identity,) in owing}
         rows = await self._store.read(
             f"SELECT {_COLUMNS} FROM tasks WHERE state IN (?, ?) ORDER BY number", QUEUED, RUNNING
         )
@@ -145,6 +152,10 @@ class Tasks:
         created = self._wall()
 
         def insert(db: sqlite3.Connection) -> tuple[str, bool]:
+            old = "SELECT task_id FROM tasks WHERE ended < ?"
+            for (gone,) in db.execute(old, (created - self._keep,)).fetchall():
+                db.execute("DELETE FROM task_events WHERE task_id = ?", (gone,))
+                db.execute("DELETE FROM tasks WHERE task_id = ?", (gone,))
             if key:
                 select = "SELECT task_id, fingerprint FROM tasks WHERE identity = ? AND key = ?"
                 if (row := db.execute(select, (order.identity, key)).fetchone()) is not None:
@@ -249,8 +260,9 @@ class Tasks:
         task = await self.get(identity, task_id)
         if task.state not in ENDED:
             raise Failure(StatusCode.FAILED_PRECONDITION, "TASK_NOT_ENDED", "a task is rated when it has ended")
-        values = (task_id, task.agent, task.version, score, self._store.vault.seal(comment))
-        await self._store.write(lambda db: db.execute("INSERT OR REPLACE INTO ratings VALUES (?, ?, ?, ?, ?)", values))
+        values = (task_id, task.agent, task.version, score, self._store.vault.seal(comment), self._wall())
+        insert = "INSERT OR REPLACE INTO ratings VALUES (?, ?, ?, ?, ?, ?)"
+        await self._store.write(lambda db: db.execute(insert, values))
         return next(each for each in await self.ratings(task.agent) if each.version == task.version)
 
     async def ratings(self, agent: str = "") -> list[Rating]:
@@ -262,6 +274,15 @@ class Tasks:
             agent,
         )
         return [Rating(*row) for row in rows]  # type: ignore[arg-type]
+
+    async def owed(self, identity: str) -> Usage:
+        """What this caller's ended tasks have used up and he has not been told yet. Told once: budgets add it up."""
+        if identity not in self._owing:
+            return Usage()
+        self._owing.discard(identity)
+        update = "UPDATE tasks SET is_charged = 1 WHERE identity = ? AND is_charged = 0 AND tokens > 0 RETURNING tokens"
+        rows = await self._store.write(lambda db: db.execute(update, (identity,)).fetchall())
+        return Usage(sum(tokens for (tokens,) in rows))
 
     def _begin(self, task_id: str, work: Work) -> None:
         running = asyncio.get_running_loop().create_task(self._run(task_id, work), name=f"task {task_id}")
@@ -280,19 +301,19 @@ class Tasks:
 
                 # The server's limit is for those who wait on a line; a task has CancelTask.
                 outcome = await self._executor.run(work, told, takes_parts=False, is_limited=False)
-                await self._end(task_id, SUCCEEDED, outcome)
+                await self._end(task_id, SUCCEEDED, outcome, work)
         except asyncio.CancelledError:
             if task_id in self._cancelled:
                 await self._end(
-                    task_id, CANCELLED, Failure(StatusCode.CANCELLED, "CANCELLED", "cancelled by its caller")
+                    task_id, CANCELLED, Failure(StatusCode.CANCELLED, "CANCELLED", "cancelled by its caller"), work
                 )
             raise
         except Failure as failure:
-            await self._end(task_id, FAILED, failure)
+            await self._end(task_id, FAILED, failure, work)
         except Exception:
             log.exception("defect in task %s", task_id)
             text = "the agent failed; its log says why"
-            await self._end(task_id, FAILED, Failure(StatusCode.INTERNAL, "DEFECT", text))
+            await self._end(task_id, FAILED, Failure(StatusCode.INTERNAL, "DEFECT", text), work)
 
     async def _tell(self, task_id: str, event: Event) -> None:
         sealed, at = self._store.vault.seal(_event_to(event)), self._wall()
@@ -307,11 +328,14 @@ class Tasks:
         await self._store.write(work)
         self._wake(task_id)
 
-    async def _end(self, task_id: str, state: str, what: Outcome | Failure) -> None:
+    async def _end(self, task_id: str, state: str, what: Outcome | Failure, work: Work | None = None) -> None:
         sealed = self._store.vault.seal(_outcome_to(what) if isinstance(what, Outcome) else _failure_to(what))
-        values = (state, self._wall(), sealed, task_id)
-        update = "UPDATE tasks SET state = ?, ended = ?, outcome = ? WHERE task_id = ?"
+        tokens = work.usage.tokens if work is not None else 0
+        values = (state, self._wall(), sealed, tokens, task_id)
+        update = "UPDATE tasks SET state = ?, ended = ?, outcome = ?, tokens = tokens + ? WHERE task_id = ?"
         await self._store.write(lambda db: db.execute(update, values))
+        if work is not None and tokens:
+            self._owing.add(work.order.identity)
         self._wake(task_id)
 
     def _wake(self, task_id: str) -> None:

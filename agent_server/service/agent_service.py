@@ -14,10 +14,9 @@ import grpc
 
 from agent_server import __version__
 from agent_server.agents.declare import Kind
-from agent_server.core.events import Outcome
 from agent_server.core.executor import Executor, Order, Work
 from agent_server.core.failure import Failure, invalid
-from agent_server.service.answering import USAGE, VERSION, answering, defect, log
+from agent_server.service.answering import VERSION, Trailers, answering, defect, log
 from agent_server.service.api import agent_pb2 as pb
 from agent_server.service.messages import (
     from_struct,
@@ -58,11 +57,11 @@ class AgentService(TaskCalls):
     async def Execute(
         self, request: pb.ExecuteRequest, context: grpc.aio.ServicerContext[pb.ExecuteRequest, pb.ExecuteResponse]
     ) -> pb.ExecuteResponse:
-        async with answering(context, self._version):
+        async with answering(context, self._version) as trailers:
             work = self._executor.prepare(order_of(request, context))
+            trailers.charge(work.usage)
             outcome = await self._executor.run(work)
             response = pb.ExecuteResponse(result=to_result(outcome))
-            self._charge(context, outcome.usage_tokens)
             await self._announce(context)
             return response
 
@@ -71,15 +70,14 @@ class AgentService(TaskCalls):
         request: pb.ExecuteStreamRequest,
         context: grpc.aio.ServicerContext[pb.ExecuteStreamRequest, pb.ExecuteStreamResponse],
     ) -> AsyncIterator[pb.ExecuteStreamResponse]:
-        async with answering(context, self._version):
+        async with answering(context, self._version) as trailers:
             work = self._executor.prepare(order_of(request, context))
+            trailers.charge(work.usage)
             await self._announce(context)
             sequence = 0
             async with aclosing(self._executor.stream(work)) as events:
                 async for event in events:
                     sequence += 1
-                    if isinstance(event, Outcome):
-                        self._charge(context, event.usage_tokens)
                     yield to_event(event, sequence, self._wall())
 
     async def Ingest(
@@ -87,7 +85,7 @@ class AgentService(TaskCalls):
         request_iterator: AsyncIterator[pb.IngestRequest],
         context: grpc.aio.ServicerContext[pb.IngestRequest, pb.IngestResponse],
     ) -> pb.IngestResponse:
-        async with answering(context, self._version):
+        async with answering(context, self._version) as trailers:
             requests = aiter(request_iterator)
             target = await _target(requests)
             work = self._executor.prepare(
@@ -100,6 +98,7 @@ class AgentService(TaskCalls):
                 ),
                 Kind.INGEST,
             )
+            trailers.charge(work.usage)
             output, elapsed = await self._executor.ingest(work, _records(requests))
             await self._announce(context)
             return to_summary(output, work.execution_id, elapsed)
@@ -109,14 +108,14 @@ class AgentService(TaskCalls):
         request_iterator: AsyncIterator[pb.ConverseRequest],
         context: grpc.aio.ServicerContext[pb.ConverseRequest, pb.ConverseResponse],
     ) -> AsyncIterator[pb.ConverseResponse]:
-        async with answering(context, self._version):
+        async with answering(context, self._version) as trailers:
             await self._announce(context)
             session_id = ""
             number = 0
             async for turn in request_iterator:
                 number += 1
                 session_id = session_id_of(turn.session_id) or session_id or self._new_id()
-                yield await self._answer(turn, number, session_id, metadata_of(context, IDENTITY))
+                yield await self._answer(turn, number, session_id, metadata_of(context, IDENTITY), trailers)
 
     async def Describe(
         self, request: pb.DescribeRequest, context: grpc.aio.ServicerContext[pb.DescribeRequest, pb.DescribeResponse]
@@ -133,7 +132,7 @@ class AgentService(TaskCalls):
             return response
 
     async def _answer(
-        self, turn: pb.ConverseRequest, number: int, session_id: str, identity: str
+        self, turn: pb.ConverseRequest, number: int, session_id: str, identity: str, trailers: Trailers
     ) -> pb.ConverseResponse:
         response = pb.ConverseResponse(session_id=session_id, turn_id=turn.turn_id, turn=number)
         order = Order(
@@ -146,6 +145,7 @@ class AgentService(TaskCalls):
         )
         try:
             work: Work = self._executor.prepare(order)
+            trailers.charge(work.usage)
             response.result.CopyFrom(to_result(await self._executor.run(work)))
         except Failure as failure:
             response.error.CopyFrom(to_turn_error(failure))
@@ -153,10 +153,6 @@ class AgentService(TaskCalls):
             log.exception("defect in a turn")
             response.error.CopyFrom(to_turn_error(defect()))
         return response
-
-    def _charge(self, context: grpc.aio.ServicerContext[Any, Any], tokens: int) -> None:
-        if tokens:
-            context.set_trailing_metadata(((VERSION, self._version), (USAGE, str(tokens))))
 
     async def _announce(self, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         # Sent as soon as the call is known to be good and not before, so that a refusal stays Trailers-Only.

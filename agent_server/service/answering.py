@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
+    from agent_server.core.context import Usage
+
 DOMAIN = "agent"
 VERSION = "x-agent-version"
 DETAILS = "grpc-status-details-bin"
@@ -34,20 +36,43 @@ _MAX_DETAILS = 4096
 log = logging.getLogger(__name__)
 
 
+class Trailers:
+    """What is told at the end of an RPC, however it ends: the version, what was used up, and what a call adds."""
+
+    def __init__(self, version: str) -> None:
+        self._pairs: list[tuple[str, str | bytes]] = [(VERSION, version)]
+        self._usages: list[Usage] = []
+
+    def add(self, name: str, value: str) -> None:
+        """Tell this, too."""
+        self._pairs.append((name, value))
+
+    def charge(self, usage: Usage) -> None:
+        """Tell what this has come to at the end."""
+        self._usages.append(usage)
+
+    def pairs(self) -> tuple[tuple[str, str | bytes], ...]:
+        """All of them."""
+        tokens = sum(each.tokens for each in self._usages)
+        return (*self._pairs, (USAGE, str(tokens))) if tokens else tuple(self._pairs)
+
+
 @asynccontextmanager
-async def answering(context: grpc.aio.ServicerContext[Any, Any], version: str) -> AsyncIterator[None]:
+async def answering(context: grpc.aio.ServicerContext[Any, Any], version: str) -> AsyncIterator[Trailers]:
     """Run the body of an RPC: a Failure becomes its status, any other exception a bland INTERNAL. Trailers name the version."""
-    context.set_trailing_metadata(((VERSION, version),))
+    trailers = Trailers(version)
     try:
-        yield
+        yield trailers
     except Failure as failure:
         log.info("refused: %s %s: %s", failure.code.name, failure.reason, failure.message)
-        await _abort(context, failure, version)
+        await _abort(context, failure, trailers)
     except grpc.aio.AbortError:
         raise
     except Exception:
         log.exception("defect")
-        await _abort(context, defect(), version)
+        await _abort(context, defect(), trailers)
+    else:
+        context.set_trailing_metadata(trailers.pairs())
 
 
 def defect() -> Failure:
@@ -86,12 +111,10 @@ def _cut(message: str) -> str:
     return message if len(message) <= _MAX_MESSAGE else message[: _MAX_MESSAGE - 1] + "…"
 
 
-async def _abort(context: grpc.aio.ServicerContext[Any, Any], failure: Failure, version: str) -> None:
+async def _abort(context: grpc.aio.ServicerContext[Any, Any], failure: Failure, trailers: Trailers) -> None:
     status = status_of(failure)
-    trailers: list[tuple[str, str | bytes]] = [(VERSION, version), (DETAILS, status.SerializeToString())]
-    if failure.usage_tokens:
-        trailers.append((USAGE, str(failure.usage_tokens)))
+    told: list[tuple[str, str | bytes]] = [*trailers.pairs(), (DETAILS, status.SerializeToString())]
     if failure.retry_after is not None:
-        trailers.append((PUSHBACK, str(int(failure.retry_after * 1000))))
+        told.append((PUSHBACK, str(int(failure.retry_after * 1000))))
     # The message must be the same as in the details: readers compare them.
-    await context.abort(failure.code, status.message, tuple(trailers))
+    await context.abort(failure.code, status.message, tuple(told))

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 from agent_server import __version__
 from agent_server.configuration.reload import LiveSettings
+from agent_server.configuration.settings import state_file
 from agent_server.core.catalogue import Catalogue, load_specs
 from agent_server.core.executor import Executor
+from agent_server.core.masking import keep_secret
 from agent_server.core.sessions import Sessions
 from agent_server.core.store import Store
 from agent_server.core.tasks import Tasks
@@ -53,13 +55,11 @@ async def serve(
     def new_id() -> str:
         return f"{chance.getrandbits(128):032x}"
 
+    keep_secret(settings.secrets)
     live = LiveSettings(settings, load, files)
     specs = load_specs(settings.agents)
     load_tools(settings.tools)
     load_library(settings.workflows)
-    state = settings.state
-    if state is None and settings.database is not None:
-        state = settings.database.with_name(settings.database.name + ".state")
     tools = Toolbox(
         Database(settings.database, readers=settings.database_readers),
         AddressRule(settings.allow_addresses),
@@ -67,7 +67,7 @@ async def serve(
         wall=wall,
         user_agent=f"{settings.name}/{__version__}",
         settings=live.current,
-        store=Store(state, [each.get_secret_value() for each in settings.encryption_keys]),
+        store=Store(state_file(settings), [each.get_secret_value() for each in settings.encryption_keys]),
     )
     await tools.open()
     try:
@@ -81,6 +81,7 @@ async def serve(
             new_id=new_id,
             version=settings.version,
             concurrency=settings.task_concurrency,
+            keep=settings.task_keep,
         )
         service = AgentService(executor, version=settings.version, wall=wall, new_id=new_id, tasks=tasks)
         server = AgentServer(service, settings)

@@ -20,6 +20,10 @@ from agent_server.service.ordering import IDENTITY, metadata_of, order_of
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
 
+SCORE = "x-task-score"
+"""Trailer of RateTask: the score, 1 to 5."""
+SCORED_VERSION = "x-task-version"
+"""Trailer of RateTask: the label of the deployment that had run the task."""
 _STATES = {
     QUEUED: pb.TASK_STATE_QUEUED,
     RUNNING: pb.TASK_STATE_RUNNING,
@@ -46,19 +50,23 @@ class TaskCalls(agent_pb2_grpc.AgentServiceServicer):
     async def Submit(
         self, request: pb.SubmitRequest, context: grpc.aio.ServicerContext[pb.SubmitRequest, pb.SubmitResponse]
     ) -> pb.SubmitResponse:
-        async with answering(context, self._version):
-            return pb.SubmitResponse(task=to_task(await self._tasks.submit(order_of(request, context))))
+        async with answering(context, self._version) as trailers:
+            task = await self._tasks.submit(order_of(request, context))
+            trailers.charge(await self._tasks.owed(_caller(context)))
+            return pb.SubmitResponse(task=to_task(task))
 
     async def GetTask(
         self, request: pb.GetTaskRequest, context: grpc.aio.ServicerContext[pb.GetTaskRequest, pb.GetTaskResponse]
     ) -> pb.GetTaskResponse:
-        async with answering(context, self._version):
-            return pb.GetTaskResponse(task=to_task(await self._tasks.get(_caller(context), request.task_id)))
+        async with answering(context, self._version) as trailers:
+            task = await self._tasks.get(_caller(context), request.task_id)
+            trailers.charge(await self._tasks.owed(_caller(context)))
+            return pb.GetTaskResponse(task=to_task(task))
 
     async def ListTasks(
         self, request: pb.ListTasksRequest, context: grpc.aio.ServicerContext[pb.ListTasksRequest, pb.ListTasksResponse]
     ) -> pb.ListTasksResponse:
-        async with answering(context, self._version):
+        async with answering(context, self._version) as trailers:
             size = request.page_size or 50
             if size > 500:
                 raise invalid("page_size", "must be at most 500")
@@ -70,6 +78,7 @@ class TaskCalls(agent_pb2_grpc.AgentServiceServicer):
             response = pb.ListTasksResponse(tasks=[to_task(each, with_outcome=False) for each in found[:size]])
             if len(found) > size:
                 response.next_page_token = str(found[size - 1].number)
+            trailers.charge(await self._tasks.owed(_caller(context)))
             return response
 
     async def CancelTask(
@@ -77,17 +86,20 @@ class TaskCalls(agent_pb2_grpc.AgentServiceServicer):
         request: pb.CancelTaskRequest,
         context: grpc.aio.ServicerContext[pb.CancelTaskRequest, pb.CancelTaskResponse],
     ) -> pb.CancelTaskResponse:
-        async with answering(context, self._version):
-            return pb.CancelTaskResponse(task=to_task(await self._tasks.cancel(_caller(context), request.task_id)))
+        async with answering(context, self._version) as trailers:
+            task = await self._tasks.cancel(_caller(context), request.task_id)
+            trailers.charge(await self._tasks.owed(_caller(context)))
+            return pb.CancelTaskResponse(task=to_task(task))
 
     async def WatchTask(
         self, request: pb.WatchTaskRequest, context: grpc.aio.ServicerContext[pb.WatchTaskRequest, pb.WatchTaskResponse]
     ) -> AsyncIterator[pb.WatchTaskResponse]:
-        async with answering(context, self._version):
+        async with answering(context, self._version) as trailers:
             watching = self._tasks.watch(_caller(context), request.task_id, request.after_sequence)
             async with aclosing(cast("AsyncGenerator[Numbered | Task]", watching)) as news:
                 async for each in news:
                     if isinstance(each, Task):
+                        trailers.charge(await self._tasks.owed(_caller(context)))
                         yield pb.WatchTaskResponse(ended=to_task(each))
                     else:
                         yield pb.WatchTaskResponse(event=to_event(each.event, each.sequence, each.at))
@@ -95,8 +107,11 @@ class TaskCalls(agent_pb2_grpc.AgentServiceServicer):
     async def RateTask(
         self, request: pb.RateTaskRequest, context: grpc.aio.ServicerContext[pb.RateTaskRequest, pb.RateTaskResponse]
     ) -> pb.RateTaskResponse:
-        async with answering(context, self._version):
+        async with answering(context, self._version) as trailers:
             rating = await self._tasks.rate(_caller(context), request.task_id, request.score, request.comment)
+            # For whoever judges versions by what callers think of their work; the analysis of a rollout is one.
+            trailers.add(SCORE, str(request.score))
+            trailers.add(SCORED_VERSION, rating.version)
             return pb.RateTaskResponse(summary=_to_summary(rating))
 
     async def SummarizeRatings(

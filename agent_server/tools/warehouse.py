@@ -35,12 +35,12 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, Operation
 
 from agent_server.core.failure import Failure, invalid
 from agent_server.core.table import Cell, Column, Table
-from agent_server.tools.engines import check_statement, engine_of, of_caller
+from agent_server.tools.engines import check_statement, engine_of, run_for_caller
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
-    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncResult
 
 EMBEDDED = "main"
 OnConflict = Literal["reject", "ignore", "update"]
@@ -87,11 +87,15 @@ class Warehouse:
         """
         check_statement(sql)
         try:
-            async with self._engine(name, reads=True).begin() as connection, of_caller(connection):
-                result = await connection.stream(text(sql), dict(params))
+            async with self._engine(name, reads=True).begin() as connection:
+
+                async def begun() -> AsyncResult[Any]:
+                    return await connection.stream(text(sql), dict(params))
+
+                result = await run_for_caller(connection, begun)
                 columns = tuple(Column(str(key)) for key in result.keys())  # noqa: SIM118 - no mapping
                 found = False
-                async for rows in result.partitions(page):
+                while rows := await run_for_caller(connection, lambda: result.fetchmany(page)):
                     found = True
                     yield Table(columns, tuple(tuple(_cell(each) for each in row) for row in rows))
                 if not found:
@@ -122,12 +126,10 @@ class Warehouse:
         check_statement(sql)
 
         async def work(connection: AsyncConnection) -> int:
-            async with of_caller(connection):
-                if not sets:
-                    return max((await connection.execute(text(sql))).rowcount, 0)
-                values = [dict(each) for each in sets]
-                result = await connection.execute(text(sql), values[0] if len(values) == 1 else values)
-                return result.rowcount if result.rowcount >= 0 else len(sets)
+            values = [dict(each) for each in sets]
+            given = values[0] if len(values) == 1 else values or None
+            result = await run_for_caller(connection, lambda: connection.execute(text(sql), given))
+            return result.rowcount if result.rowcount >= 0 else len(sets)
 
         return await self._once(name, key, at, work)
 

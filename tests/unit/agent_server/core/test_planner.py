@@ -81,7 +81,7 @@ def test_by_a_rule() -> None:
         {"site": "http://shop.example"},
         "rule",
     )
-    assert context.usage_tokens == 0
+    assert context.usage.tokens == 0
 
 
 def test_nothing_fits() -> None:
@@ -94,7 +94,7 @@ def test_by_a_model_that_needs_a_second_try(endpoint: Endpoint) -> None:
     wrong = json.dumps({**GOOD, "steps": [{"id": "a", "tool": "rm"}]})
     endpoint.answers = [wrong, f"```json\n{json.dumps(GOOD)}\n```"]
     found, context = planned("look at x", endpoint.model)
-    assert (found.workflow.name, found.origin, context.usage_tokens) == ("planned", "model", 42)
+    assert (found.workflow.name, found.origin, context.usage.tokens) == ("planned", "model", 42)
     assert "no tool is named 'rm'" in endpoint.asked[1]["messages"][-1]["content"]
     assert endpoint.asked[0]["response_format"]["type"] == "json_schema"
     assert endpoint.keys[0] == "Bearer hush"
@@ -135,9 +135,9 @@ def test_a_run_keeps_its_plan(endpoint: Endpoint, tmp_path: Path) -> None:
             await agent.run(RunInput(task="look at y", run_id="r"), Context("z"))
         assert caught.value.reason == "RUN_DIFFERS"
         await tools.close()
-        assert first.usage_tokens == 21
+        assert first.usage.tokens == 21
         return one, two, second
 
     one, two, second = asyncio.run(scene())
     assert (one.steps_made, two.steps_kept, two.output) == (1, 1, one.output)
-    assert (second.usage_tokens, len(endpoint.asked)) == (0, 1)
+    assert (second.usage.tokens, len(endpoint.asked)) == (0, 1)
