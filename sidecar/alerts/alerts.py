@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 INTERVAL = 5.0
 """Seconds between looks."""
-_LAST_WORDS = 5.0
+_LAST_WORDS = 3.0
 """Seconds that the end of the process waits for messages that are still owed."""
 _TEST_LIMIT = 12.0
 

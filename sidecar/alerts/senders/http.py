@@ -85,4 +85,4 @@ def _cause(error: Exception) -> str:
     reason = getattr(error, "reason", error)
     if isinstance(reason, TimeoutError):
         return "no answer in time"
-    return str(getattr(reason, "strerror", None) or getattr(reason, "verify_message", None) or type(reason).__name__)
+    return str(getattr(reason, "verify_message", None) or getattr(reason, "strerror", None) or type(reason).__name__)

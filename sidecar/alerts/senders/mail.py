@@ -56,9 +56,7 @@ class Mail:
             wanted = "STARTTLS" if self._config.tls == "starttls" else "a login"
             raise NotDelivered(f"the server does not offer {wanted}") from None
         except (smtplib.SMTPException, OSError) as error:
-            why = "no answer in time" if isinstance(error, TimeoutError) else None
-            why = why or getattr(error, "strerror", None) or type(error).__name__
-            raise NotDelivered(str(why)) from None
+            raise NotDelivered(_cause(error)) from None
 
     def _connected(self) -> smtplib.SMTP:
         import smtplib
@@ -97,6 +95,13 @@ class Mail:
         message["X-Sidecar-Alerts"] = ", ".join(sorted({_line(each.name) for each in alerts}))
         message.set_content("\n\n".join(map(_text, alerts)) + "\n")
         return message
+
+
+def _cause(error: Exception) -> str:
+    # smtplib tells of a timeout in the text alone.
+    if isinstance(error, TimeoutError) or "timed out" in str(error):
+        return "no answer in time"
+    return str(getattr(error, "verify_message", None) or getattr(error, "strerror", None) or type(error).__name__)
 
 
 def _text(alert: Alert) -> str:
