@@ -134,6 +134,4 @@ class WorkflowAgent(Agent):
         return found
 
     def _library(self) -> dict[str, Workflow]:
-        from agent_server.workflows.library import load_library
-
-        return load_library(self.tools.settings().workflows)
+        return self.tools.library.workflows(self.tools.settings().workflows)

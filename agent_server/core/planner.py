@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from grpc import StatusCode
 
 from agent_server.core.failure import Failure
+from agent_server.core.model import complete, json_in
 from agent_server.workflows.definition import Workflow, parse
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from agent_server.tools.declare import ToolSpec
 
 _ASK = """You plan work. Answer with one JSON object and nothing else: a workflow that does the user's task with the tools below.
+No values are put into texts of statements (`sql`): they go by `params`, as :name.
 Its steps run as soon as the steps they refer to have ended. In a step, `with` is the tool's input; strings in it are Jinja2
 templates that see `steps.<id>.output`. `for_each` is a template that gives a list; `with` then sees `item` and `index`.
 Tools, with the JSON Schema of their input:
@@ -70,9 +72,9 @@ async def _by_model(task: str, tools: Mapping[str, ToolSpec], model: Model, cont
     ]
     problem: Failure | None = None
     for _ in range(2):  # told what is wrong with its first answer, a model often gives a good one
-        answer = await _complete(messages, model, context)
+        answer = await complete(model, messages, context.usage, schema=Workflow.model_json_schema())
         try:
-            workflow = parse(_json_in(answer), "plan")
+            workflow = parse(json_in(answer), "plan")
             workflow.check_tools(tools, "plan")
             return Plan(workflow, workflow.with_defaults({}, "plan.inputs"), "model")
         except Failure as failure:
@@ -87,53 +89,6 @@ async def _by_model(task: str, tools: Mapping[str, ToolSpec], model: Model, cont
     assert problem is not None
     text = f"the model gave no workflow that can be used: {problem.message}"
     raise Failure(StatusCode.FAILED_PRECONDITION, "PLAN_INVALID", text)
-
-
-async def _complete(messages: list[dict[str, str]], model: Model, context: Context) -> str:
-    import httpx
-
-    headers = {} if model.api_key is None else {"authorization": f"Bearer {model.api_key.get_secret_value()}"}
-    asked = {
-        "model": model.name,
-        "messages": messages,
-        "max_tokens": model.max_tokens,
-        "response_format": {
-            "type": "json_schema",
-            "json_schema": {"name": "workflow", "schema": Workflow.model_json_schema()},
-        },
-    }
-    try:
-        # Not the tools' client: the endpoint is the operator's choice, and may be on this machine.
-        async with httpx.AsyncClient(timeout=model.timeout, trust_env=False) as client:
-            answer = await client.post(f"{model.base_url.rstrip('/')}/chat/completions", json=asked, headers=headers)
-    except httpx.HTTPError as error:
-        raise _model_failed(type(error).__name__, StatusCode.UNAVAILABLE) from None
-    if answer.status_code != 200:
-        is_passing = answer.status_code in (429, 500, 502, 503, 504)
-        code = StatusCode.UNAVAILABLE if is_passing else StatusCode.FAILED_PRECONDITION
-        raise _model_failed(f"answered with status {answer.status_code}", code)
-    try:
-        told = answer.json()
-        usage = told.get("usage") or {}
-        context.usage.tokens += int(usage.get("total_tokens") or 0)
-        content = told["choices"][0]["message"]["content"]
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-        raise _model_failed(
-            "answered with something else than a chat completion", StatusCode.FAILED_PRECONDITION
-        ) from None
-    return content if isinstance(content, str) else ""
-
-
-def _model_failed(said: str, code: StatusCode) -> Failure:
-    return Failure(
-        code, "MODEL_FAILED", f"the model: {said}", retry_after=1.0 if code is StatusCode.UNAVAILABLE else None
-    )
-
-
-def _json_in(text: str) -> str:
-    """The object in an answer that may be fenced. YAML reads JSON too, and says what is wrong with it."""
-    start, end = text.find("{"), text.rfind("}")
-    return text[start : end + 1] if 0 <= start < end else text
 
 
 def _typed(workflow: Workflow, name: str, value: str) -> Any:

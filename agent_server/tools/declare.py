@@ -22,6 +22,8 @@ from agent_server.agents.declare import Input, Output
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from agent_server.core.context import Context
+    from agent_server.core.events import Level
     from agent_server.tools.toolbox import Toolbox
 
 _MARK = "__tool__"
@@ -37,6 +39,7 @@ BUILT_IN = (
     "agent_server.tools.kit.pages",
     "agent_server.tools.kit.compare",
     "agent_server.tools.kit.contact",
+    "agent_server.tools.kit.language",
 )
 
 
@@ -51,6 +54,18 @@ class Use:
     tools: Toolbox
     identity: str = ""
     idempotency_key: str = ""
+    context: Context | None = None
+    """The run it belongs to."""
+
+    async def log(self, level: Level, message: str) -> None:
+        """Tell people something, while it happens."""
+        if self.context is not None:
+            await self.context.log(level, message)
+
+    def charge(self, tokens: int) -> None:
+        """Tokens of a model were used up."""
+        if self.context is not None:
+            self.context.usage.tokens += tokens
 
 
 @dataclass(frozen=True, slots=True)

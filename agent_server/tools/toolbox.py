@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from agent_server.tools.http_calls import HttpCalls
     from agent_server.tools.warehouse import Warehouse
     from agent_server.workflows.engine import Engine
+    from agent_server.workflows.library import Library
 
 
 class Toolbox:
@@ -57,6 +58,7 @@ class Toolbox:
         self._browser: BrowserPool | None = None
         self._memory: Memory | None = None
         self._engine: Engine | None = None
+        self._library: Library | None = None
 
     @property
     def fetcher(self) -> Fetcher:
@@ -127,6 +129,15 @@ class Toolbox:
             told = self.settings().memory
             self._memory = Memory(self.store, wall=self.wall, ttl=told.ttl, max_bytes=told.max_bytes)
         return self._memory
+
+    @property
+    def library(self) -> Library:
+        """The workflows that are known."""
+        if self._library is None:
+            from agent_server.workflows.library import Library
+
+            self._library = Library()
+        return self._library
 
     @property
     def engine(self) -> Engine:

@@ -147,12 +147,20 @@ class _Run:
     async def _each(self, step: Step, items: list[Any], names: Mapping[str, Any]) -> dict[str, Any]:
         found: list[dict[str, Any]] = [{} for _ in items]
         waiting = iter(enumerate(items))
+        done = 0
+        # Each telling is kept with the task: a hundred of them say as much as a hundred thousand.
+        between = max(1, len(items) // 100)
 
         async def worker() -> None:
             # As many as may run at a time, and not a task for each of what may be a hundred thousand items.
             for index, item in waiting:
                 given = await self._use(step, f"{step.id}[{index}]", {**names, "item": item, "index": index})
                 found[index] = {**given, "item": item}
+                nonlocal done
+                done += 1
+                if done % between == 0 or done == len(items):
+                    async with self._telling:
+                        await self._context.progress(done, len(items), "items", step.id)
 
         async with asyncio.TaskGroup() as tasks:
             for _ in range(min(self._workflow.concurrency, len(items))):
@@ -191,7 +199,7 @@ class _Run:
         key = ""
         if spec.changes:
             key = hashlib.sha256(f"{self._context.identity}\0{self._run_id}\0{name}".encode()).hexdigest()[:40]
-        use = Use(self._engine._toolbox, self._context.identity, key)
+        use = Use(self._engine._toolbox, self._context.identity, key, self._context)
         retry = step.retry or Retry(
             attempts=settings.max_retries, delay=settings.retry_delay, factor=settings.retry_factor
         )
