@@ -31,6 +31,7 @@ COVERED_BY = {
     "sidecar/telemetry": "tests/journeys",
     "sidecar/supervision": "tests/journeys",
     "sidecar/alerts/senders": "tests/journeys",
+    "sidecar/rollout": "tests/journeys",
 }
 LONG_FILES = {
     "sidecar/http2/connection.py": "one connection, one state; it reads in the order of a frame's way",
