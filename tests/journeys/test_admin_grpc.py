@@ -252,3 +252,14 @@ def test_drain_ends_it(tmp_path: Path) -> None:
     finally:
         found.channel.close()
         found.sidecar.kill()
+
+
+def test_alerts(asked: Asked) -> None:
+    from google.protobuf import json_format  # noqa: PLC0415
+
+    found = json_format.MessageToDict(asked.ask("GetAlerts", pb.GetAlertsRequest()).alerts)
+    assert "agent-given-up" in {each["name"] for each in found["rules"]}
+    assert found["receivers"] == []
+    assert list(asked.ask("TestAlerts", pb.TestAlertsRequest()).receivers) == []
+    refused = asked.refused("TestAlerts", pb.TestAlertsRequest(receiver="pager"))
+    assert refused == ("NOT_FOUND", "no receiver is called 'pager'; known: none")

@@ -23,6 +23,7 @@ import grpc.aio
 from google.protobuf import json_format, struct_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from sidecar.alerts.alerts import TestRuns
 from sidecar.control.admin import view
 from sidecar.control.admin.api import admin_pb2 as pb
 from sidecar.control.admin.api.admin_pb2_grpc import AdminServicer, add_AdminServicer_to_server
@@ -286,6 +287,9 @@ class Admin(AdminServicer):
         await self._supervised(context)
         return pb.GetAgentResponse(agent=_struct(await self._read(context, lambda: view.agent(self._process))))
 
+    async def GetAlerts(self, request: Any, context: Any) -> pb.GetAlertsResponse:
+        return pb.GetAlertsResponse(alerts=_struct(await self._read(context, lambda: view.alerts(self._process))))
+
     async def ListRollouts(self, request: Any, context: Any) -> pb.ListRolloutsResponse:
         found = await self._read(context, self._process.rollouts.all)
         return pb.ListRolloutsResponse(rollouts=map(_struct, found))
@@ -329,6 +333,17 @@ class Admin(AdminServicer):
 
     async def ClearCache(self, request: Any, context: Any) -> pb.ClearCacheResponse:
         return pb.ClearCacheResponse(forgotten=await self._read(context, self._process.clear_cache))
+
+    async def TestAlerts(self, request: pb.TestAlertsRequest, context: Any) -> pb.TestAlertsResponse:
+        try:
+            # Not on the data loop: it waits for the receivers.
+            found = await asyncio.to_thread(self._process.alerts.test, request.receiver or None)
+        except LookupError as error:
+            await context.abort(grpc.StatusCode.NOT_FOUND, str(error))
+        except TestRuns as error:
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
+        results = [pb.TestAlertsResponse.Result(**{**each, "problem": each["problem"] or ""}) for each in found]
+        return pb.TestAlertsResponse(receivers=results)
 
     async def OrderRollout(self, request: pb.OrderRolloutRequest, context: Any) -> pb.OrderRolloutResponse:
         order = _ORDERS.get(request.order)

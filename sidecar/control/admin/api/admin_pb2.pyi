@@ -272,6 +272,39 @@ class ClearCacheResponse(_message.Message):
     forgotten: int
     def __init__(self, forgotten: _Optional[int] = ...) -> None: ...
 
+class GetAlertsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetAlertsResponse(_message.Message):
+    __slots__ = ("alerts",)
+    ALERTS_FIELD_NUMBER: _ClassVar[int]
+    alerts: _struct_pb2.Struct
+    def __init__(self, alerts: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ...) -> None: ...
+
+class TestAlertsRequest(_message.Message):
+    __slots__ = ("receiver",)
+    RECEIVER_FIELD_NUMBER: _ClassVar[int]
+    receiver: str
+    def __init__(self, receiver: _Optional[str] = ...) -> None: ...
+
+class TestAlertsResponse(_message.Message):
+    __slots__ = ("receivers",)
+    class Result(_message.Message):
+        __slots__ = ("receiver", "kind", "delivered", "problem")
+        RECEIVER_FIELD_NUMBER: _ClassVar[int]
+        KIND_FIELD_NUMBER: _ClassVar[int]
+        DELIVERED_FIELD_NUMBER: _ClassVar[int]
+        PROBLEM_FIELD_NUMBER: _ClassVar[int]
+        receiver: str
+        kind: str
+        delivered: bool
+        problem: str
+        def __init__(self, receiver: _Optional[str] = ..., kind: _Optional[str] = ..., delivered: _Optional[bool] = ..., problem: _Optional[str] = ...) -> None: ...
+    RECEIVERS_FIELD_NUMBER: _ClassVar[int]
+    receivers: _containers.RepeatedCompositeFieldContainer[TestAlertsResponse.Result]
+    def __init__(self, receivers: _Optional[_Iterable[_Union[TestAlertsResponse.Result, _Mapping]]] = ...) -> None: ...
+
 class ListRolloutsRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...

@@ -128,6 +128,16 @@ class AdminStub:
                 request_serializer=sidecar_dot_v1_dot_admin__pb2.ClearCacheRequest.SerializeToString,
                 response_deserializer=sidecar_dot_v1_dot_admin__pb2.ClearCacheResponse.FromString,
                 _registered_method=True)
+        self.GetAlerts = channel.unary_unary(
+                '/sidecar.v1.Admin/GetAlerts',
+                request_serializer=sidecar_dot_v1_dot_admin__pb2.GetAlertsRequest.SerializeToString,
+                response_deserializer=sidecar_dot_v1_dot_admin__pb2.GetAlertsResponse.FromString,
+                _registered_method=True)
+        self.TestAlerts = channel.unary_unary(
+                '/sidecar.v1.Admin/TestAlerts',
+                request_serializer=sidecar_dot_v1_dot_admin__pb2.TestAlertsRequest.SerializeToString,
+                response_deserializer=sidecar_dot_v1_dot_admin__pb2.TestAlertsResponse.FromString,
+                _registered_method=True)
         self.ListRollouts = channel.unary_unary(
                 '/sidecar.v1.Admin/ListRollouts',
                 request_serializer=sidecar_dot_v1_dot_admin__pb2.ListRolloutsRequest.SerializeToString,
@@ -272,6 +282,20 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetAlerts(self, request, context):
+        """What fires, what has changed lately, the rules, and how the receivers fare; no secret.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TestAlerts(self, request, context):
+        """Send a test to the receivers, and say of each whether it took it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListRollouts(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -383,6 +407,16 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.ClearCache,
                     request_deserializer=sidecar_dot_v1_dot_admin__pb2.ClearCacheRequest.FromString,
                     response_serializer=sidecar_dot_v1_dot_admin__pb2.ClearCacheResponse.SerializeToString,
+            ),
+            'GetAlerts': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetAlerts,
+                    request_deserializer=sidecar_dot_v1_dot_admin__pb2.GetAlertsRequest.FromString,
+                    response_serializer=sidecar_dot_v1_dot_admin__pb2.GetAlertsResponse.SerializeToString,
+            ),
+            'TestAlerts': grpc.unary_unary_rpc_method_handler(
+                    servicer.TestAlerts,
+                    request_deserializer=sidecar_dot_v1_dot_admin__pb2.TestAlertsRequest.FromString,
+                    response_serializer=sidecar_dot_v1_dot_admin__pb2.TestAlertsResponse.SerializeToString,
             ),
             'ListRollouts': grpc.unary_unary_rpc_method_handler(
                     servicer.ListRollouts,
@@ -886,6 +920,60 @@ class Admin:
             '/sidecar.v1.Admin/ClearCache',
             sidecar_dot_v1_dot_admin__pb2.ClearCacheRequest.SerializeToString,
             sidecar_dot_v1_dot_admin__pb2.ClearCacheResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetAlerts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sidecar.v1.Admin/GetAlerts',
+            sidecar_dot_v1_dot_admin__pb2.GetAlertsRequest.SerializeToString,
+            sidecar_dot_v1_dot_admin__pb2.GetAlertsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TestAlerts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sidecar.v1.Admin/TestAlerts',
+            sidecar_dot_v1_dot_admin__pb2.TestAlertsRequest.SerializeToString,
+            sidecar_dot_v1_dot_admin__pb2.TestAlertsResponse.FromString,
             options,
             channel_credentials,
             insecure,
