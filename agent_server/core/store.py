@@ -84,6 +84,7 @@ class Store:
             self.vault = Vault(self._keys or (key_beside(self.path.with_name(self.path.name + ".key")),))
             await self._thread.open()
         except (sqlite3.Error, VaultError) as error:
+            await self.close()
             msg = f"state {self.path}: {error}"
             raise StoreError(msg) from error
 

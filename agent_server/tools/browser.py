@@ -122,9 +122,17 @@ class BrowserPool:
 
         A field is `selector`, or `selector@attribute`. Raises Failure.
         """
+        return (await self.extract_and_next(url, rows, fields, "", timeout))[0]
+
+    async def extract_and_next(
+        self, url: str, rows: str, fields: dict[str, str], follow: str, timeout: float
+    ) -> tuple[list[dict[str, str | None]], str | None]:
+        """As `extract`, and what `follow` (as a field is) gives on the same page, or None. Raises Failure."""
         async with self.visit(url, timeout) as page:
             found: list[dict[str, str | None]] = await self._asked(page, url, timeout, _EXTRACT, rows, fields)
-            return found
+            if not follow:
+                return found, None
+            return found, (await self._asked(page, url, timeout, _EXTRACT, "", {"next": follow}))[0]["next"]
 
     async def text(self, url: str, timeout: float) -> tuple[str, str, str]:
         """Where the page is after redirects, its title, and the text that people see. Raises Failure."""
@@ -145,6 +153,11 @@ class BrowserPool:
                 return await page.evaluate(script, list(given))
         except TimeoutError:
             raise _too_slow(url, timeout) from None
+        except Error as error:
+            if "is not a valid selector" not in str(error):
+                raise
+            text = str(error).partition("\n")[0].removeprefix("Page.evaluate: ")
+            raise Failure(StatusCode.INVALID_ARGUMENT, "BAD_SELECTOR", text, metadata={"url": url}) from None
 
     @contextlib.asynccontextmanager
     async def visit(self, url: str, timeout: float) -> AsyncIterator[Page]:

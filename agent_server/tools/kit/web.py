@@ -11,13 +11,14 @@ from pydantic import Field
 from agent_server.agents.declare import Input, Output
 from agent_server.core.failure import Failure
 from agent_server.tools.declare import Use, tool
+from agent_server.tools.headers import Headers
 
 
 class GetInput(Input):
     """What to get."""
 
     url: str = Field(min_length=1, max_length=8192)
-    headers: dict[str, str] = Field(default_factory=dict)
+    headers: Headers = Field(default_factory=dict)
     timeout: float = Field(default=10.0, gt=0, le=300)
     max_bytes: int = Field(default=1 << 20, ge=0, le=16 << 20)
     cache_seconds: float = Field(default=0.0, ge=0, le=86400)
@@ -28,7 +29,7 @@ class SendInput(Input):
 
     url: str = Field(min_length=1, max_length=8192)
     method: Literal["POST", "PUT", "PATCH", "DELETE"] = "POST"
-    headers: dict[str, str] = Field(default_factory=dict)
+    headers: Headers = Field(default_factory=dict)
     json_body: Any = None
     text: str = ""
     timeout: float = Field(default=10.0, gt=0, le=300)
@@ -90,7 +91,10 @@ async def _call(
         if answer.status is not None:
             metadata["status"] = str(answer.status)
         raise Failure(code, reason, f"{request.url}: {said}", metadata=metadata)
-    body = answer.body.decode(answer.charset, "replace")
+    try:
+        body = answer.body.decode(answer.charset, "replace")
+    except LookupError:  # a charset that nobody knows
+        body = answer.body.decode("utf-8", "replace")
     data: Any = None
     if "json" in answer.headers.get("content-type", "") and not answer.is_truncated:
         try:

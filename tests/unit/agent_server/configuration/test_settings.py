@@ -73,3 +73,47 @@ def test_a_missing_file(tmp_path: Path) -> None:
 
 def test_remote_addresses_when_that_is_meant() -> None:
     assert load_settings(None, {"bind": "0.0.0.0:1", "allow_remote": True}).allow_remote
+
+
+def test_the_overlay_of_the_environment_is_merged(tmp_path: Path) -> None:
+    file = tmp_path / "agent.yaml"
+    file.write_text("name: helper\nbrowser: {pages: 2, recycle_after: 50}\ntools: [agent_server.tools.kit.web]\n")
+    (tmp_path / "agent.development.yaml").write_text("browser: {pages: 1}\ntimeout: 5\n")
+    (tmp_path / "agent.production.yaml").write_text("browser: {pages: 8}\n")
+    production = load_settings(file, {})
+    development = load_settings(file, {"environment": "development"})
+    assert (production.browser.pages, production.browser.recycle_after, production.timeout) == (8, 50, 30.0)
+    assert (development.browser.pages, development.timeout, development.name) == (1, 5.0, "helper")
+    file.write_text("environment: development\n")
+    assert load_settings(file, {}).timeout == 5.0
+
+
+def test_secrets_come_from_the_environment_or_from_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODEL_KEY", "hush-hush")
+    (tmp_path / "url").write_text("postgresql+asyncpg://u:pass-word@db/x\n")
+    file = tmp_path / "agent.yaml"
+    file.write_text(
+        "model: {base_url: 'http://m/v1', name: small, api_key: {env: MODEL_KEY}}\n"
+        f"databases: {{books: {{file: {tmp_path}/url}}}}\n"
+    )
+    settings = load_settings(file, {})
+    assert settings.model is not None
+    assert settings.model.api_key is not None
+    assert settings.model.api_key.get_secret_value() == "hush-hush"
+    assert {"hush-hush", "pass-word"} <= set(settings.secrets)
+    assert "hush" not in repr(settings)
+    assert "pass-word" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("secret", "said"),
+    [
+        ("{env: NOT_SET}", "the environment has no NOT_SET"),
+        ("{file: /none}", "No such file"),
+        ("{vault: x}", "expected a text"),
+    ],
+)
+def test_secrets_that_are_not_there_are_named(tmp_path: Path, secret: str, said: str) -> None:
+    (tmp_path / "a.yaml").write_text(f"databases: {{books: {secret}}}\n")
+    with pytest.raises(SettingsError, match=rf"databases\.books: .*{said}"):
+        load_settings(tmp_path / "a.yaml", {})

@@ -11,10 +11,7 @@ from cryptography.fernet import Fernet
 
 from agent_server.core.failure import Failure
 from agent_server.core.memory import Memory
-from agent_server.core.passwords import hash_password, needs_rehash, password_matches
 from agent_server.core.store import Store, StoreError
-from agent_server.core.vault import Vault, VaultError
-from agent_server.tools.contacts import ContactError, normal_email, normal_phone
 
 OLD, NEW = Fernet.generate_key().decode(), Fernet.generate_key().decode()
 
@@ -91,29 +88,3 @@ def test_a_key_is_made_once_and_kept_to_its_owner(runner: asyncio.Runner, tmp_pa
     assert (tmp_path / "state.db.key").stat().st_mode & 0o777 == 0o600
     with pytest.raises(StoreError, match="encryption key 0: not 32 bytes"):
         runner.run(Store(path, ("short",)).open())
-
-
-def test_a_vault_opens_with_any_of_its_keys_and_seals_with_the_first() -> None:
-    sealed = Vault([OLD]).seal({"a": 1})
-    both = Vault([NEW, OLD])
-    assert both.open(sealed) == {"a": 1}
-    assert Vault([NEW]).open(both.renew(sealed)) == {"a": 1}
-    with pytest.raises(VaultError):
-        Vault([NEW]).open(sealed)
-
-
-def test_passwords() -> None:
-    hashed = hash_password("secret", iterations=10)
-    assert password_matches("secret", hashed)
-    assert not password_matches("Secret", hashed)
-    assert not password_matches("secret", "nonsense")
-    assert hashed != hash_password("secret", iterations=10)
-    assert needs_rehash(hashed)
-
-
-def test_contacts() -> None:
-    assert normal_email("Ann@EXAMPLE.com") == "Ann@example.com"
-    assert normal_phone("030 23125-000", "DE") == "+493023125000"
-    for wrong in (lambda: normal_email("ann@"), lambda: normal_phone("12"), lambda: normal_phone("+1 000")):
-        with pytest.raises(ContactError):
-            wrong()

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import SecretStr
 
 from agent_server.agents.workflow import RunInput, WorkflowAgent
 from agent_server.configuration.settings import Model, Settings
@@ -24,49 +21,15 @@ from agent_server.tools.database import Database
 from agent_server.tools.declare import BUILT_IN, load_tools
 from agent_server.tools.toolbox import Toolbox
 from agent_server.workflows.library import load_library
+from tests.support.language_model import Endpoint
 
 GOOD = {"name": "planned", "steps": [{"id": "a", "tool": "http.get", "with": {"url": "http://x.example/"}}]}
 
 
-class Endpoint:
-    """Speaks like an OpenAI-compatible endpoint; gives its answers one after the other."""
-
-    def __init__(self) -> None:
-        self.answers: list[Any] = []
-        self.asked: list[dict[str, Any]] = []
-        self.keys: list[str | None] = []
-        endpoint = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                endpoint.asked.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
-                endpoint.keys.append(self.headers["authorization"])
-                answer = endpoint.answers.pop(0)
-                status = answer if isinstance(answer, int) else 200
-                told = {"choices": [{"message": {"content": answer}}], "usage": {"total_tokens": 21}}
-                body = json.dumps(told).encode()
-                self.send_response(status)
-                self.send_header("content-length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_: object) -> None:
-                """Nothing."""
-
-        self.web = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.thread = threading.Thread(target=self.web.serve_forever, kwargs={"poll_interval": 0.01})
-        self.thread.start()
-        url = f"http://127.0.0.1:{self.web.server_port}/v1"
-        self.model = Model(base_url=url, name="small", api_key=SecretStr("hush"), timeout=10.0)
-
-
 @pytest.fixture
 def endpoint() -> Iterator[Endpoint]:
-    endpoint = Endpoint()
-    yield endpoint
-    endpoint.web.shutdown()
-    endpoint.thread.join()
-    endpoint.web.server_close()
+    with Endpoint() as endpoint:
+        yield endpoint
 
 
 def planned(task: str, model: Model | None = None) -> tuple[Any, Context]:
