@@ -126,7 +126,7 @@ class Attempt(Stream):
         self.leave()
         if self.started:
             self.reset(code)
-            self.endpoint.finished(self, ABANDONED)
+            dispatch.finished(self, ABANDONED)
 
     # ── what comes back ──
 

@@ -119,6 +119,8 @@ def judge(attempt: Attempt, facts: ResponseFacts) -> None:
     held = attempt.held
     attempt.leave()
     attempt.endpoint.finished(attempt, facts.outcome)
+    if call.plan.on_attempt_over is not None:
+        call.plan.on_attempt_over(call, attempt, facts.outcome)
     if not attempt.local_closed:
         # It answered before it had read everything; the rest of the request has nowhere to go.
         attempt.reset(ErrorCode.CANCEL)
@@ -131,6 +133,14 @@ def judge(attempt: Attempt, facts: ResponseFacts) -> None:
         if held is not None and not call.responded:
             call.start_response(held)
     call.finish(facts)
+
+
+def finished(attempt: Attempt, outcome: Outcome) -> None:
+    """An attempt that had started has ended: tell its endpoint, and whoever watches attempts. (`judge` has this in line.)"""
+    attempt.endpoint.finished(attempt, outcome)
+    watch = attempt.call.plan.on_attempt_over
+    if watch is not None:
+        watch(attempt.call, attempt, outcome)
 
 
 def broke_protocol(attempt: Attempt, facts: ResponseFacts) -> None:
@@ -166,7 +176,7 @@ def not_processed(attempt: Attempt) -> None:
     """GOAWAY or REFUSED_STREAM: the agent never looked at it, so it is repeated once at once, uncounted (gRFC A6)."""
     call = attempt.call
     attempt.leave()
-    attempt.endpoint.finished(attempt, REFUSED)
+    finished(attempt, REFUSED)
     if not call.responded and call.replay is not None and not call.repeated_unseen and call.attempt is attempt:
         call.repeated_unseen = True
         call.attempts -= 1
@@ -184,7 +194,7 @@ def reset_by_agent(attempt: Attempt, code: int) -> None:
     call = attempt.call
     attempt.leave()
     outcome = Outcome(from_rst_code(code), f"the agent reset the stream ({code})", Origin.AGENT)
-    attempt.endpoint.finished(attempt, outcome)
+    finished(attempt, outcome)
     if _repeats(call, attempt, outcome):
         return
     win(attempt)
@@ -205,7 +215,7 @@ def _failed(attempt: Attempt, rejection: Rejection) -> None:
         return
     attempt.leave()
     attempt.reset(ErrorCode.CANCEL)
-    attempt.endpoint.finished(attempt, Outcome(rejection.code, rejection.message, Origin.SIDECAR, rejection.reason))
+    finished(attempt, Outcome(rejection.code, rejection.message, Origin.SIDECAR, rejection.reason))
     reject(attempt, rejection)
 
 

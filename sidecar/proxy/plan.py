@@ -58,6 +58,20 @@ class Cluster(Protocol):
         """A connection that takes a stream now, for what is no call (reflection)."""
 
 
+def _each_start(
+    hooks: tuple[Callable[[Call, Attempt, float], None], ...],
+) -> Callable[[Call, Attempt, float], None] | None:
+    """One function for all of them; None = there is none."""
+    if len(hooks) < 2:
+        return hooks[0] if hooks else None
+
+    def begin(call: Call, attempt: Attempt, now: float) -> None:
+        for hook in hooks:
+            hook(call, attempt, now)
+
+    return begin
+
+
 class Plan:
     """What happens to the calls of one route."""
 
@@ -68,6 +82,7 @@ class Plan:
         "listener",
         "max_message",
         "on_attempt_end",
+        "on_attempt_over",
         "on_attempt_start",
         "on_request",
         "on_request_end",
@@ -121,7 +136,9 @@ class Plan:
             "on_trailers", backwards=True
         )
         starters = self._collect("on_attempt_start")
-        self.on_attempt_start: Callable[[Call, Attempt, float], None] | None = starters[0] if starters else None
+        self.on_attempt_start: Callable[[Call, Attempt, float], None] | None = _each_start(starters)
+        watchers = self._collect("on_attempt_over")
+        self.on_attempt_over: Callable[[Call, Attempt, Outcome], None] | None = watchers[0] if watchers else None
         owners = self._collect("on_attempt_end")
         if len(owners) > 1:
             raise ValueError(f"route {route}: only one policy may repeat an RPC; retry and hedge exclude each other")

@@ -124,11 +124,15 @@ class Policy(Generic[C]):
         raise NotImplementedError
 
     def on_attempt_start(self, call: Call, attempt: Attempt, now: float) -> None:
-        """An attempt begins at `now` (monotonic seconds). At most one policy of a route has this."""
+        """An attempt begins at `now` (monotonic seconds); its headers have not gone out yet."""
         raise NotImplementedError
 
     def on_attempt_end(self, call: Call, attempt: Attempt, outcome: Outcome) -> bool:
         """An attempt ended before anything went to the caller; True = another one runs, or will, so this end is not the call's."""
+        raise NotImplementedError
+
+    def on_attempt_over(self, call: Call, attempt: Attempt, outcome: Outcome) -> None:
+        """An attempt that had started is over, whatever comes of the call."""
         raise NotImplementedError
 
     def on_response_headers(self, call: Call, fields: list[Field]) -> None:
