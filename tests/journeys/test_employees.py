@@ -51,6 +51,11 @@ class Site:
                 status, kind, body = 200, "text/html", b""
                 if name == "list":
                     body = (SHOP % json.dumps([[f"{number}-{n}", f"{n}.50"] for n in range(5)])).encode()
+                elif name == "next":
+                    link = f'<a class="next" href="/next/{int(number) + 1}">on</a>' if int(number) < 3 else ""
+                    body = f'<div class="product"><p class="name">p{number}</p></div>{link}'.encode()
+                elif name == "missing":
+                    status = 404
                 elif name == "api":
                     # Every tenth is gone for good, every fifteenth is back at the second try.
                     status = 404 if int(number) % 10 == 0 else 200
