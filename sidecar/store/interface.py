@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from sidecar.store.gcra import Pace
     from sidecar.store.ledger import Allowance, Shortage
+    from sidecar.store.records import Record
 
 
 class StoreUnavailable(Exception):
@@ -67,6 +68,18 @@ class Store(Protocol):
 
         0 seconds: let go of it.
         """
+
+    async def find(self, key: str) -> Record | None:
+        """What `put` has put under `key`, with its age; None = nothing, or its time is over."""
+
+    async def put(self, key: str, expected: bytes | None, value: bytes, *, keep: float) -> Record | bool:
+        """Put `value` under `key` for `keep` seconds, durably, if what is there is still `expected` (None = nothing).
+
+        True = done; else what is there, or False: there is nothing (any more).
+        """
+
+    async def scan(self, prefix: str, after: str, limit: int) -> list[tuple[str, Record]]:
+        """Up to `limit` records whose keys begin with `prefix` and come after `after`, in the order of keys."""
 
     async def ping(self) -> None:
         """Return if the store answers."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from sidecar.store.gcra import NANOSECONDS, Pace, advance
 from sidecar.store.interface import StoreUnavailable
 from sidecar.store.ledger import SETTLED_FOR, Allowance, Ledger, Shortage
+from sidecar.store.records import Record, Records
 from sidecar.store.registers import Registers
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class MemoryStore:
         # Reservation → until when it is known to be settled; in the order of time.
         self._settled: dict[str, int] = {}
         self._registers = Registers()
+        self._records = Records()
         self._takes = 0
         self._closed = False
 
@@ -87,6 +89,15 @@ class MemoryStore:
 
     async def lead(self, key: str, owner: str, seconds: float) -> bool:
         return self._registers.lead(key, owner, round(seconds * NANOSECONDS), self._now())
+
+    async def find(self, key: str) -> Record | None:
+        return self._records.find(key, self._now())
+
+    async def put(self, key: str, expected: bytes | None, value: bytes, *, keep: float) -> Record | bool:
+        return self._records.put(key, expected, value, round(keep * NANOSECONDS), self._now())
+
+    async def scan(self, prefix: str, after: str, limit: int) -> list[tuple[str, Record]]:
+        return self._records.scan(prefix, after, limit, self._now())
 
     async def ping(self) -> None:
         self._now()

@@ -24,6 +24,7 @@ from redis.backoff import NoBackoff
 
 from sidecar.store.interface import StoreUnavailable
 from sidecar.store.ledger import SETTLED_FOR, Allowance, Shortage
+from sidecar.store.records import Record
 
 if TYPE_CHECKING:
     import random
@@ -36,6 +37,7 @@ _BATCH = 256
 _QUEUE = 10_000
 _BACKOFF_FIRST = 0.05
 _BACKOFF_MAX = 2.0
+_SCAN_TIMEOUT = 10.0
 _TICKS_PER_SECOND = 16_000_000
 
 
@@ -54,7 +56,7 @@ class RedisStore:
         self._clock = clock
         self._random = random
         self._timeout = timeout
-        self._scripts = {name: _Script(name) for name in ("take", "exchange", "renew", "swap", "lead")}
+        self._scripts = {name: _Script(name) for name in ("take", "exchange", "renew", "swap", "lead", "record")}
         self._queue: deque[_Command] = deque()
         self._flusher: asyncio.Task[None] | None = None
         self._closed = False
@@ -128,6 +130,35 @@ class RedisStore:
 
     async def lead(self, key: str, owner: str, seconds: float) -> bool:
         return bool(await self._run("lead", (f"sidecar:{{{key}}}",), (owner, round(seconds * 1000))))
+
+    # ── records ──
+
+    async def find(self, key: str) -> Record | None:
+        answer = await self._run("record", (f"sidecar:{{{key}}}",), ("find",))
+        return _record(answer) if answer else None
+
+    async def put(self, key: str, expected: bytes | None, value: bytes, *, keep: float) -> Record | bool:
+        how = "create" if expected is None else "replace"
+        arguments = (how, value, max(1, round(keep * 1000)), expected or b"")
+        answer = await self._run("record", (f"sidecar:{{{key}}}",), arguments)
+        return _record(answer) if isinstance(answer, list) else bool(answer)
+
+    async def scan(self, prefix: str, after: str, limit: int) -> list[tuple[str, Record]]:
+        # Seldom, and for people: the keys of a Redis have no order.
+        keys = []
+        try:
+            async with asyncio.timeout(_SCAN_TIMEOUT):
+                async for each in self._client.scan_iter(match=f"sidecar:{{{prefix}*}}", count=1000):
+                    name = each.decode() if isinstance(each, bytes) else each
+                    keys.append(name[len("sidecar:{") : -1])
+        except Exception as error:
+            raise self._explained(error) from None
+        found = []
+        for key in sorted(each for each in keys if each > after)[:limit]:
+            record = await self.find(key)
+            if record is not None:
+                found.append((key, record))
+        return found
 
     # ── life ──
 
@@ -272,6 +303,10 @@ class _Command:
         self.keys = keys
         self.arguments = arguments
         self.future = future
+
+
+def _record(answer: list[Any]) -> Record:
+    return Record(_bytes(answer[0]) or b"", max(0, int(answer[1])) / 1_000_000)
 
 
 def _bytes(answer: Any) -> bytes | None:

@@ -17,7 +17,7 @@ import sqlite3
 import threading
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-from sidecar.store import registers
+from sidecar.store import records, registers
 from sidecar.store.gcra import NANOSECONDS, Pace, advance
 from sidecar.store.interface import StoreUnavailable
 from sidecar.store.ledger import SETTLED_FOR, Account, Allowance, Shortage, exchange
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sidecar.clock import Clock
+    from sidecar.store.records import Record
 
 T = TypeVar("T")
 Operation: TypeAlias = "Callable[[sqlite3.Connection, int], T]"
@@ -128,6 +129,17 @@ class SQLiteStore:
     async def lead(self, key: str, owner: str, seconds: float) -> bool:
         return await self.run(registers.lead(key, owner, round(seconds * NANOSECONDS)))
 
+    # ── records ──
+
+    async def find(self, key: str) -> Record | None:
+        return await self.run(records.find(key))
+
+    async def put(self, key: str, expected: bytes | None, value: bytes, *, keep: float) -> Record | bool:
+        return await self.run(records.put(key, expected, value, round(keep * NANOSECONDS)), durable=True)
+
+    async def scan(self, prefix: str, after: str, limit: int) -> list[tuple[str, Record]]:
+        return await self.run(records.scan(prefix, after, limit))
+
     # ── life ──
 
     async def ping(self) -> None:
@@ -216,6 +228,9 @@ class SQLiteStore:
             self._is_durable = True
             self._enter_wal(connection)
             connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("BEGIN IMMEDIATE")
+            records.make(connection)
+            connection.execute("COMMIT")
             (version,) = connection.execute("PRAGMA user_version").fetchone()
             if version > _SCHEMA_VERSION:
                 raise sqlite3.NotSupportedError(f"schema {version} is of a newer sidecar; known: {_SCHEMA_VERSION}")
@@ -265,6 +280,9 @@ class SQLiteStore:
         if now - self._swept_at < _SWEEP_INTERVAL and now >= self._swept_at:
             return
         self._swept_at = now
+        if records.sweep(connection, now):
+            # More than one batch is over: the next transaction goes on, instead of the next second.
+            self._swept_at = now - _SWEEP_INTERVAL
         row = connection.execute(
             "SELECT key FROM limits WHERE key >= ? ORDER BY key LIMIT 1 OFFSET ?", (self._sweep_from, _SWEEP_ROWS)
         ).fetchone()

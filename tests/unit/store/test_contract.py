@@ -18,6 +18,7 @@ from sidecar.store.gcra import NANOSECONDS, Pace
 from sidecar.store.interface import Store, StoreUnavailable
 from sidecar.store.ledger import Allowance
 from sidecar.store.memory import MemoryStore
+from sidecar.store.records import Record
 from sidecar.store.url import open_store
 from tests.support.clock import FakeClock
 from tests.support.redis import RedisServer
@@ -283,6 +284,66 @@ async def test_settling_again_charges_once(subject: Subject) -> None:
 async def test_settling_what_was_never_reserved_charges_it(subject: Subject) -> None:
     await subject.one.settle("k", HOUR, "a", 1000)
     assert await subject.one.reserve("k", HOUR, "b", 1, lease=60) is not None
+
+
+# ── records ──
+
+
+async def test_a_record_is_put_by_whoever_knows_what_is_there(subject: Subject) -> None:
+    assert await subject.one.find("r:a") is None
+    assert await subject.one.put("r:a", None, b"1\x00\xff", keep=60) is True
+    taken = await subject.other.put("r:a", None, b"2", keep=60)
+    assert isinstance(taken, Record)
+    assert taken.value == b"1\x00\xff"
+    assert await subject.other.put("r:a", taken.value, b"2", keep=60) is True
+    late = await subject.one.put("r:a", b"1\x00\xff", b"3", keep=60)
+    assert isinstance(late, Record)
+    assert late.value == b"2"
+    found = await subject.one.find("r:a")
+    assert found is not None
+    assert found.value == b"2"
+
+
+async def test_nothing_is_replaced_where_there_is_nothing(subject: Subject) -> None:
+    assert await subject.one.put("r:a", b"1", b"2", keep=60) is False
+    assert await subject.one.find("r:a") is None
+
+
+async def test_a_record_is_forgotten_when_its_time_is_over(subject: Subject) -> None:
+    assert await subject.one.put("r:a", None, b"1", keep=0.2) is True
+    await subject.advance(0.25)
+    assert await subject.other.find("r:a") is None
+    assert await subject.other.put("r:a", b"1", b"2", keep=60) is False
+    assert await subject.other.put("r:a", None, b"3", keep=60) is True
+
+
+async def test_the_age_of_a_record_counts_from_its_last_put(subject: Subject) -> None:
+    await subject.one.put("r:a", None, b"1", keep=60)
+    await subject.advance(0.2)
+    old = await subject.other.find("r:a")
+    assert old is not None
+    assert old.age >= 0.2
+    assert await subject.one.put("r:a", b"1", b"1", keep=60) is True
+    young = await subject.other.find("r:a")
+    assert young is not None
+    assert young.age < old.age
+
+
+async def test_of_many_who_put_at_once_one_wins(subject: Subject) -> None:
+    stores = (subject.one, subject.other)
+    results = await asyncio.gather(*(stores[i % 2].put("r:a", None, b"%d" % i, keep=60) for i in range(20)))
+    assert sum(each is True for each in results) == 1
+    values = {each.value for each in results if isinstance(each, Record)}
+    assert values == {b"%d" % next(i for i, each in enumerate(results) if each is True)}
+
+
+async def test_records_are_listed_by_prefix_page_by_page(subject: Subject) -> None:
+    for key in ("r:c", "r:a", "r:b", "s:a"):
+        await subject.one.put(key, None, key.encode(), keep=60)
+    first = await subject.other.scan("r:", "", 2)
+    assert [key for key, _ in first] == ["r:a", "r:b"]
+    rest = await subject.other.scan("r:", "r:b", 2)
+    assert [(key, record.value) for key, record in rest] == [("r:c", b"r:c")]
 
 
 # ── life ──
