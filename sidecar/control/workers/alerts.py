@@ -16,7 +16,8 @@ from sidecar.alerts.alerts import INTERVAL, Alerts
 from sidecar.clock import sleep
 from sidecar.config.load import load
 from sidecar.config.problems import ConfigError
-from sidecar.control.workers.worker import WorkerState
+from sidecar.control.workers.merge import ACCEPT
+from sidecar.control.workers.pages import Pages
 from sidecar.telemetry import names
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ class FleetAlerts:
         self._environ = environ
         self._numbers = AllWorkers(runtime.metrics)
         self._alerts = Alerts(runtime, readings=self._numbers)
-        self._pages: dict[int, str] = {}
+        self._pages = Pages()
         self._token: str | None = None
         self._generation: float | None = None
         self._stopped = False
@@ -125,7 +126,7 @@ class FleetAlerts:
                 self._runtime.defect("alerts", error)
 
     async def _look(self) -> None:
-        workers = {each.number: each.admin_path for each in self._fleet.workers if each.state is WorkerState.READY}
+        workers = [each.admin_path for each in self._fleet.workers]
         self._numbers.take(await asyncio.to_thread(self._read, workers))
         if self._stopped:
             return
@@ -136,20 +137,11 @@ class FleetAlerts:
             self._generation = generation
         self._alerts.look()
 
-    def _read(self, workers: Mapping[int, Path]) -> list[Metric]:
-        """In a thread. One that does not answer just now is taken as it was; one that is gone, not at all."""
-        from sidecar.control.workers import merge
-
-        self._pages = {
-            number: page
-            for number, path in workers.items()
-            if (page := self._page(path) or self._pages.get(number)) is not None
-        }
-        return merge.merge(self._pages.values())
+    def _read(self, workers: Iterable[Path]) -> list[Metric]:
+        """In a thread."""
+        return self._pages.together({path: self._page(path) for path in workers})
 
     def _page(self, path: Path) -> str | None:
-        from sidecar.control.workers.merge import ACCEPT
-
         connection = http.client.HTTPConnection("worker", timeout=_TIMEOUT)
         try:
             connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

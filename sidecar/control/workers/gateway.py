@@ -15,11 +15,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
+from sidecar.control.workers.pages import Pages
 from sidecar.control.workers.worker import WorkerState
 from sidecar.transport.bind import bind, shown_address
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Hashable
     from pathlib import Path
 
     from sidecar.control.workers.alerts import FleetAlerts
@@ -41,6 +42,7 @@ class Gateway:
         """Binds at once; raises BindError."""
         self.fleet = fleet
         self.alerts = alerts
+        self.pages = Pages()
         self.metrics = metrics
         self.loop = asyncio.get_running_loop()
         listening = bind(address)
@@ -147,16 +149,16 @@ class _Handler(BaseHTTPRequestHandler):
         from sidecar.control.workers import merge
         from sidecar.telemetry.exposition import Exposition
 
-        pages = []
+        pages: dict[Hashable, str | None] = {}
         for each in self.server.gateway.fleet.workers:
             status, headers, body = self._ask(each.admin_path, self.path, accept=merge.ACCEPT)
             if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
                 self._answer(status, headers, body)
                 return
-            if status == HTTPStatus.OK:
-                pages.append(body.decode())
+            pages[each.admin_path] = body.decode() if status == HTTPStatus.OK else None
         own = Exposition(self.server.gateway.metrics).snapshot()
-        content_type, page = merge.page([*merge.merge(pages), *own], self.headers.get("accept", ""))
+        families = self.server.gateway.pages.together(pages)
+        content_type, page = merge.page([*families, *own], self.headers.get("accept", ""))
         self._answer(HTTPStatus.OK, [("content-type", content_type), ("cache-control", "no-store")], page)
 
     def _own_page(self, value: Callable[[Gateway], object]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import TYPE_CHECKING
 
 from prometheus_client.core import Metric
@@ -52,7 +53,7 @@ def merge(pages: Iterable[str]) -> list[Metric]:
 
 def _rule(family: Metric) -> Callable[[float, float], float]:
     if family.type in {"counter", "histogram", "summary"} or family.name in _SUMMED or family.name.endswith(_SHARES):
-        return float.__add__
+        return operator.add
     return min if family.name in _LEAST else max
 
 
