@@ -134,14 +134,18 @@ Examples:
 )
 @click.option("--agent", default="", help="Only this agent.")
 @click.option("--agents", multiple=True, metavar="MODULE", help="Module that declares agents; may be repeated.")
-def describe(agent: str, agents: tuple[str, ...]) -> None:
-    """Print the agents, their operations and JSON Schemas, as JSON. Needs no running server."""
+@click.option("--tools", multiple=True, metavar="MODULE", help="Module that declares tools; may be repeated.")
+def describe(agent: str, agents: tuple[str, ...], tools: tuple[str, ...]) -> None:
+    """Print the agents, their operations, the tools of workflows, and the JSON Schemas of all, as JSON. Needs no running server."""
     from agent_server.agents import BUILT_IN
     from agent_server.core.catalogue import CatalogueError, load_specs
+    from agent_server.tools.declare import BUILT_IN as TOOLS
+    from agent_server.tools.declare import ToolError, load_tools
 
     try:
         specs = load_specs(agents or BUILT_IN)
-    except CatalogueError as error:
+        known = load_tools(tools or TOOLS)
+    except (CatalogueError, ToolError) as error:
         raise click.ClickException(str(error)) from error
     if agent:
         specs = [spec for spec in specs if spec.name == agent]
@@ -169,8 +173,48 @@ def describe(agent: str, agents: tuple[str, ...]) -> None:
             }
             for spec in specs
         ],
+        "tools": [each.described() for each in sorted(known.values(), key=lambda each: each.name)],
     }
     click.echo(json.dumps(described, indent=2))
+
+
+@main.command(
+    epilog="""\b
+Examples:
+  agent-server check workflows/
+  agent-server check night.yaml --tools agent_server.tools.kit.tables --tools my_tools
+"""
+)
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
+@click.option("--tools", multiple=True, metavar="MODULE", help="Module that declares tools; may be repeated.")
+def check(paths: tuple[Path, ...], tools: tuple[str, ...]) -> None:
+    """Check workflow files, or folders of them: their form, their steps' order, their tools and what these are given."""
+    from agent_server.core.failure import Failure
+    from agent_server.tools.declare import BUILT_IN, ToolError, load_tools
+    from agent_server.workflows.definition import parse
+
+    try:
+        known = load_tools(tools or BUILT_IN)
+    except ToolError as error:
+        raise click.ClickException(str(error)) from error
+    files = [each for path in paths for each in (sorted(path.glob("*.y*ml")) if path.is_dir() else [path])]
+    is_wrong = not files
+    for file in files:
+        try:
+            workflow = parse(file.read_text(encoding="utf-8"), "")
+            workflow.check_tools(known, "")
+            workflow.check_inputs(known, "")
+            click.echo(f"{file}: {workflow.name}, {len(workflow.steps)} steps")
+        except Failure as failure:
+            is_wrong = True
+            for each in failure.violations:
+                click.echo(f"{file}: {each.field.lstrip('.') or 'workflow'}: {each.description}", err=True)
+        except (OSError, UnicodeDecodeError) as error:
+            is_wrong = True
+            click.echo(f"{file}: {error}", err=True)
+    if not files:
+        click.echo("there are no workflow files", err=True)
+    sys.exit(1 if is_wrong else 0)
 
 
 @main.command(

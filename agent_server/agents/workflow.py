@@ -64,6 +64,7 @@ class WorkflowAgent(Agent):
         run_id = request.run_id or context.idempotency_key or context.execution_id
         plan = await self._plan(request, run_id, context)
         plan.workflow.check_tools(engine.tools, "parameters.definition")
+        plan.workflow.check_inputs(engine.tools, "parameters.definition")
         inputs = plan.workflow.with_defaults({**plan.inputs, **request.inputs})
         common: dict[str, Any] = {"run_id": run_id, "workflow": plan.workflow.name, "origin": plan.origin}
         if request.dry_run:
@@ -92,16 +93,7 @@ class WorkflowAgent(Agent):
                 }
                 for each in self._library().values()
             ],
-            tools=[
-                {
-                    "name": each.name,
-                    "summary": each.summary,
-                    "changes": each.changes,
-                    "input_schema": each.input_model.model_json_schema(),
-                    "output_schema": each.output_model.model_json_schema(mode="serialization"),
-                }
-                for each in self.tools.engine.tools.values()
-            ],
+            tools=[each.described() for each in self.tools.engine.tools.values()],
         )
 
     async def _plan(self, request: RunInput, run_id: str, context: Context) -> Plan:

@@ -76,6 +76,7 @@ async def _by_model(task: str, tools: Mapping[str, ToolSpec], model: Model, cont
         try:
             workflow = parse(json_in(answer), "plan")
             workflow.check_tools(tools, "plan")
+            workflow.check_inputs(tools, "plan")
             return Plan(workflow, workflow.with_defaults({}, "plan.inputs"), "model")
         except Failure as failure:
             problem = failure

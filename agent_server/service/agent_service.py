@@ -48,8 +48,11 @@ class AgentService(TaskCalls):
         wall: Callable[[], float],
         new_id: Callable[[], str],
         tasks: Tasks | None = None,
+        max_bytes: int = 16 << 20,
     ) -> None:
+        """`max_bytes`: of one message."""
         super().__init__(tasks, version=version)
+        self._max_bytes = max_bytes
         self._executor = executor
         self._wall = wall
         self._new_id = new_id
@@ -62,6 +65,7 @@ class AgentService(TaskCalls):
             trailers.charge(work.usage)
             outcome = await self._executor.run(work)
             response = pb.ExecuteResponse(result=to_result(outcome))
+            self._check_size(response)
             await self._announce(context)
             return response
 
@@ -78,7 +82,9 @@ class AgentService(TaskCalls):
             async with aclosing(self._executor.stream(work)) as events:
                 async for event in events:
                     sequence += 1
-                    yield to_event(event, sequence, self._wall())
+                    message = to_event(event, sequence, self._wall())
+                    self._check_size(message)
+                    yield message
 
     async def Ingest(
         self,
@@ -153,6 +159,13 @@ class AgentService(TaskCalls):
             log.exception("defect in a turn")
             response.error.CopyFrom(to_turn_error(defect()))
         return response
+
+    def _check_size(self, message: pb.ExecuteResponse | pb.ExecuteStreamResponse) -> None:
+        # grpc would end the call with a text about its own limits, of which the caller knows nothing.
+        if (size := message.ByteSize()) > self._max_bytes:
+            text = f"the result takes {size} bytes, a message {self._max_bytes}; ask for less, or for parts (ExecuteStream)"
+            metadata = {"size": str(size), "limit": str(self._max_bytes)}
+            raise Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, "RESULT_TOO_LARGE", text, metadata=metadata)
 
     async def _announce(self, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         # Sent as soon as the call is known to be good and not before, so that a refusal stays Trailers-Only.

@@ -83,7 +83,14 @@ async def serve(
             concurrency=settings.task_concurrency,
             keep=settings.task_keep,
         )
-        service = AgentService(executor, version=settings.version, wall=wall, new_id=new_id, tasks=tasks)
+        service = AgentService(
+            executor,
+            version=settings.version,
+            wall=wall,
+            new_id=new_id,
+            tasks=tasks,
+            max_bytes=settings.max_message_bytes,
+        )
         server = AgentServer(service, settings)
         signals = _Signals()
         loop = asyncio.get_running_loop()

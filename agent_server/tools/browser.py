@@ -209,7 +209,9 @@ class BrowserPool:
             reason, code = "TLS_FAILED", StatusCode.FAILED_PRECONDITION
         elif "invalid URL" in said or "ERR_INVALID_URL" in said:
             reason, code = "BAD_URL", StatusCode.INVALID_ARGUMENT
-        elif "ERR_HTTP_RESPONSE_CODE_FAILURE" in said:  # an error status without a body, which Chromium shows as its own page
+        elif (
+            "ERR_HTTP_RESPONSE_CODE_FAILURE" in said
+        ):  # an error status without a body, which Chromium shows as its own page
             reason, code, said = "HTTP_STATUS", StatusCode.FAILED_PRECONDITION, "answered with an error status"
         elif status:
             reason = "HTTP_STATUS"

@@ -79,6 +79,16 @@ class ToolSpec:
     output_model: type[Output]
     function: Callable[[Any, Use], Awaitable[Output]]
 
+    def described(self) -> dict[str, Any]:
+        """For people and planners, with JSON Schemas."""
+        return {
+            "name": self.name,
+            "summary": self.summary,
+            "changes": self.changes,
+            "input_schema": self.input_model.model_json_schema(),
+            "output_schema": self.output_model.model_json_schema(mode="serialization"),
+        }
+
     @property
     def literals(self) -> frozenset[str]:
         """Fields of the input that no values are put into."""

@@ -47,7 +47,9 @@ OnConflict = Literal["reject", "ignore", "update"]
 ColumnType = Literal["INTEGER", "REAL", "TEXT", "BLOB", "NUMERIC"]
 
 _ROWS_AT_A_TIME = 1000
-_ONCE = "CREATE TABLE IF NOT EXISTS agent_server_steps (key VARCHAR(64) PRIMARY KEY, affected BIGINT NOT NULL, at VARCHAR(40) NOT NULL)"
+_ONCE = "CREATE TABLE IF NOT EXISTS agent_server_steps (key VARCHAR(64) PRIMARY KEY, affected BIGINT NOT NULL, at DOUBLE PRECISION NOT NULL)"
+_KEYS_KEPT_SECONDS = 30 * 24 * 3600.0
+"""Longer than any run can be taken up again."""
 _PASSING = ("08", "40", "53", "57P")
 """Classes of PostgreSQL's errors that another try may not meet: connections, serialization and deadlocks, resources, shutdown."""
 _TYPES = {"INTEGER": BigInteger, "REAL": Double, "TEXT": Text, "BLOB": LargeBinary, "NUMERIC": Numeric}
@@ -117,11 +119,11 @@ class Warehouse:
         return Table(columns, tuple(rows[:limit])), len(rows) > limit
 
     async def change(
-        self, name: str, sql: str, sets: Sequence[Mapping[str, Any]], *, key: str = "", at: str = ""
+        self, name: str, sql: str, sets: Sequence[Mapping[str, Any]], *, key: str = "", at: float = 0.0
     ) -> tuple[int, bool]:
         """Run one statement, once for each set of values, in one transaction: rows affected, and whether it was done before.
 
-        Under a `key` it is done once: the key is written in the same transaction.
+        Under a `key` it is done once: the key is written in the same transaction, with `at`, in seconds since the epoch.
         """
         check_statement(sql)
 
@@ -159,7 +161,7 @@ class Warehouse:
             await connection.run_sync(meta.create_all)
             return 0
 
-        await self._once(name, "", "", work)
+        await self._once(name, "", 0.0, work)
         return was_made
 
     async def insert(
@@ -169,7 +171,7 @@ class Warehouse:
         rows: Sequence[Mapping[str, Any]],
         *,
         key: str = "",
-        at: str = "",
+        at: float = 0.0,
         batch: int = 1000,
         on_conflict: OnConflict = "reject",
         unique: Sequence[str] = (),
@@ -214,13 +216,16 @@ class Warehouse:
         return await self._once(name, key, at, work)
 
     async def _once(
-        self, name: str, key: str, at: str, work: Callable[[AsyncConnection], Awaitable[int]]
+        self, name: str, key: str, at: float, work: Callable[[AsyncConnection], Awaitable[int]]
     ) -> tuple[int, bool]:
         try:
             engine = self._engine(name)
             if key and name not in self._prepared:
                 async with engine.begin() as connection:
                     await connection.execute(text(_ONCE))
+                    await connection.execute(
+                        text("DELETE FROM agent_server_steps WHERE at < :old"), {"old": at - _KEYS_KEPT_SECONDS}
+                    )
                 self._prepared.add(name)
             async with engine.begin() as connection:
                 if key:

@@ -156,6 +156,34 @@ class Workflow(_Part):
         if wrong:
             raise invalid_fields(wrong)
 
+    def check_inputs(self, known: Mapping[str, ToolSpec], root: str) -> None:
+        """Raises Failure INVALID_ARGUMENT naming each input of a step that its tool does not take, or lacks, or takes otherwise.
+
+        What a template gives is known when the step runs, so only what stands there is checked.
+        """
+        wrong: list[Violation] = []
+        for number, step in enumerate(self.steps):
+            if (spec := known.get(step.tool)) is None:
+                continue
+            try:
+                spec.input_model.model_validate(step.inputs)
+            except ValidationError as error:
+                for each in error.errors(include_url=False, include_input=False, include_context=False):
+                    path = [str(part) for part in each["loc"]]
+                    if not _has_template(step.inputs.get(path[0]) if path else None):
+                        where = ".".join((f"{root}.steps.{number}.with", *path))
+                        wrong.append(Violation(where, each["msg"].removeprefix("Value error, ")))
+        if wrong:
+            raise invalid_fields(wrong)
+
+
+def _has_template(value: Any) -> bool:
+    if isinstance(value, str):
+        return _TEMPLATE.search(value) is not None
+    if isinstance(value, dict):
+        return any(map(_has_template, value.values()))
+    return isinstance(value, list | tuple) and any(map(_has_template, value))
+
 
 def parse(text: str | Mapping[str, Any], root: str = "workflow") -> Workflow:
     """A workflow from YAML, or from the values of one. Raises Failure INVALID_ARGUMENT naming what is wrong."""

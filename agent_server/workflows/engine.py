@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from agent_server.core.context import Context
     from agent_server.tools.toolbox import Toolbox
     from agent_server.workflows.checkpoints import Checkpoints
+
+log = logging.getLogger(__name__)
 
 _WORTH_ANOTHER_TRY = frozenset(
     {
@@ -206,8 +209,7 @@ class _Run:
         wait = retry.delay
         for attempt in range(1, retry.attempts + 1):
             try:
-                output = await _within(step.timeout or settings.timeout, spec, request, use)
-                return _as_json(output)
+                return _as_json(await _within(step.timeout or settings.timeout, spec, request, use))
             except Failure as failure:
                 if attempt == retry.attempts or failure.code not in _WORTH_ANOTHER_TRY:
                     raise
@@ -222,9 +224,13 @@ async def _within(seconds: float, spec: ToolSpec, request: Any, use: Use) -> Any
     try:
         async with asyncio.timeout(seconds) as limit:
             return await spec.function(request, use)
-    except TimeoutError:
-        if not limit.expired():
-            raise
+    except Failure:
+        raise
+    except Exception as error:
+        if not (isinstance(error, TimeoutError) and limit.expired()):
+            log.exception("defect in tool %s", spec.name)
+            text = f"the tool {spec.name} failed; the server's log says why"
+            raise Failure(StatusCode.INTERNAL, "TOOL_DEFECT", text, metadata={"tool": spec.name}) from error
         text = f"{spec.name} took longer than {seconds:g} s"
         metadata = {"tool": spec.name, "timeout": f"{seconds:g}"}
         raise Failure(StatusCode.DEADLINE_EXCEEDED, "STEP_TIMEOUT", text, metadata=metadata) from None

@@ -66,14 +66,14 @@ async def test_a_query_changes_nothing(warehouse: Warehouse) -> None:
 
 async def test_a_change_under_a_key_happens_once_and_with_its_key_or_not_at_all(warehouse: Warehouse) -> None:
     rows = [part(number) for number in range(2500)]
-    assert await warehouse.insert("", "parts", rows, key="k1", at="now") == (2500, False)
-    assert await warehouse.insert("", "parts", rows, key="k1", at="now") == (2500, True)
+    assert await warehouse.insert("", "parts", rows, key="k1", at=1.0) == (2500, False)
+    assert await warehouse.insert("", "parts", rows, key="k1", at=1.0) == (2500, True)
     with pytest.raises(Failure) as caught:
-        await warehouse.insert("", "parts", [part(9000), part(1)], key="k2", at="now")
+        await warehouse.insert("", "parts", [part(9000), part(1)], key="k2", at=1.0)
     assert caught.value.reason == "CONSTRAINT"
     assert "part 1" not in caught.value.message
     assert await count(warehouse) == 2500
-    assert await warehouse.insert("", "parts", [part(9000)], key="k2", at="now") == (1, False)
+    assert await warehouse.insert("", "parts", [part(9000)], key="k2", at=1.0) == (1, False)
 
 
 async def test_rows_that_are_there_are_ignored_or_updated(warehouse: Warehouse) -> None:

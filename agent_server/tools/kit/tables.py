@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import datetime as dt
 import io
 from typing import Annotated, Any, Literal
 
@@ -114,7 +113,7 @@ async def execute(request: ChangeInput, use: Use) -> Changed:
     """Changes a database in one transaction, once under the step's key."""
     sets = request.many or ([request.params] if request.params else [])
     affected, was_done = await use.tools.warehouse.change(
-        request.database, request.sql, sets, key=use.idempotency_key, at=_at(use)
+        request.database, request.sql, sets, key=use.idempotency_key, at=use.tools.wall()
     )
     return Changed(affected_rows=affected, was_done=was_done)
 
@@ -127,7 +126,7 @@ async def insert(request: InsertInput, use: Use) -> Changed:
         request.table,
         request.rows,
         key=use.idempotency_key,
-        at=_at(use),
+        at=use.tools.wall(),
         batch=request.batch_size,
         on_conflict=request.on_conflict,
         unique=request.key,
@@ -159,7 +158,3 @@ async def read_csv(request: CsvInput, use: Use) -> CsvOutput:
         text = f"line {reader.line_num}: {error}"
         raise Failure(StatusCode.INVALID_ARGUMENT, "BAD_CSV", text, metadata={"line": str(reader.line_num)}) from None
     return CsvOutput(rows=rows)
-
-
-def _at(use: Use) -> str:
-    return dt.datetime.fromtimestamp(use.tools.wall(), dt.UTC).isoformat()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -51,3 +52,28 @@ def test_the_environment_sets_options() -> None:
 
 def test_version() -> None:
     assert CliRunner().invoke(main, ["version"]).output.startswith("agent-server 0.")
+
+
+def test_workflow_files_are_checked_before_they_run(tmp_path: Path) -> None:
+    good = "name: good\nsteps: [{id: a, tool: csv.read, with: {text: '{{ inputs.x }}'}}]\ninputs: {x: {}}\n"
+    bad = (
+        "name: bad\nsteps:\n- {id: a, tool: csv.reed}\n- {id: b, tool: csv.read, with: {txet: x}}\n"
+        "- {id: c, tool: database.query, with: {sql: \"SELECT '{{ inputs.x }}'\", limit: many}}\n"
+    )
+    (tmp_path / "good.yaml").write_text(good)
+    done = CliRunner().invoke(main, ["check", str(tmp_path)])
+    assert (done.exit_code, done.stdout) == (0, f"{tmp_path}/good.yaml: good, 1 steps\n")
+    (tmp_path / "bad.yml").write_text(bad)
+    done = CliRunner().invoke(main, ["check", str(tmp_path)])
+    assert done.exit_code == 1
+    assert "bad.yml: steps.0.tool: no tool is named 'csv.reed'" in done.stderr
+    assert "bad.yml: steps.2.with.sql: no values are put into it" in done.stderr
+    (tmp_path / "bad.yml").write_text(bad.replace("csv.reed", "csv.read").replace("'{{ inputs.x }}'", "1"))
+    lines = CliRunner().invoke(main, ["check", str(tmp_path / "bad.yml")]).stderr.splitlines()
+    assert [line.split(": ")[1] for line in lines] == [
+        "steps.0.with.text",
+        "steps.1.with.text",
+        "steps.1.with.txet",
+        "steps.2.with.limit",
+    ]
+    assert CliRunner().invoke(main, ["check", str(tmp_path), "--tools", "none"]).exit_code == 1

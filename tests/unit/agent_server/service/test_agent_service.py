@@ -187,3 +187,12 @@ def test_describe(service: AgentService, runner: asyncio.Runner) -> None:
     nobody: Any = Context()
     code, _ = aborted(runner, nobody, service.Describe(pb.DescribeRequest(agent="nobody"), nobody))
     assert code is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_a_result_that_fits_into_no_message_says_so(desk: Any, runner: asyncio.Runner) -> None:
+    service = AgentService(desk.executor, version="v9", wall=lambda: 0.0, new_id=lambda: "made", max_bytes=1000)
+    request = pb.ExecuteRequest(operation="query", parameters=to_struct({"sql": "SELECT hex(zeroblob(1000))"}))
+    context: Any = Context()
+    code, said = aborted(runner, context, service.Execute(request, context))
+    assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "a message 1000" in said

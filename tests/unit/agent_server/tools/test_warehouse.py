@@ -41,10 +41,10 @@ async def test_a_table_is_created_once(warehouse: Warehouse, tmp_path: Path) -> 
 
 async def test_under_a_key_once_and_with_the_change_or_not_at_all(warehouse: Warehouse) -> None:
     given = [{"id": number, "name": "x"} for number in range(5)]
-    assert await warehouse.insert("", "parts", given, key="k", at="now", batch=2) == (5, False)
-    assert await warehouse.insert("", "parts", given, key="k", at="now") == (5, True)
+    assert await warehouse.insert("", "parts", given, key="k", at=1.0, batch=2) == (5, False)
+    assert await warehouse.insert("", "parts", given, key="k", at=1.0) == (5, True)
     with pytest.raises(Failure) as caught:
-        await warehouse.insert("", "parts", [{"id": 8}, {"id": 1}], key="l", at="now")
+        await warehouse.insert("", "parts", [{"id": 8}, {"id": 1}], key="l", at=1.0)
     assert caught.value.reason == "CONSTRAINT"
     assert await rows(warehouse, "SELECT COUNT(*) FROM parts") == ((5,),)
 
@@ -83,9 +83,9 @@ async def test_rows_must_have_the_same_fields(warehouse: Warehouse) -> None:
     ],
 )
 async def test_statements_reach_the_tables_of_their_database_only(warehouse: Warehouse, sql: str) -> None:
-    await warehouse.change("", "INSERT INTO parts (id) VALUES (:id)", [{"id": 1}], key="k", at="now")
+    await warehouse.change("", "INSERT INTO parts (id) VALUES (:id)", [{"id": 1}], key="k", at=1.0)
     assert await refused(warehouse, sql) in ("SQL_REFUSED", "INVALID_INPUT")
-    assert await warehouse.change("", "INSERT INTO parts (id) VALUES (:id)", [{"id": 1}], key="k", at="now") == (
+    assert await warehouse.change("", "INSERT INTO parts (id) VALUES (:id)", [{"id": 1}], key="k", at=1.0) == (
         1,
         True,
     )

@@ -206,3 +206,28 @@ def test_values_are_not_put_into_statements(sql: str, is_fine: bool) -> None:
         with pytest.raises(Failure) as caught:
             workflow.check_tools(load_tools(BUILT_IN), "definition")
         assert [each.field for each in caught.value.violations] == ["definition.steps.1.with.sql"]
+
+
+def test_a_defect_of_a_tool_is_a_failure_of_its_step(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    async def broken(request: In, use: Use) -> Out:
+        raise KeyError("inside")
+
+    stage.engine.tools = {**stage.engine.tools, "broken": ToolSpec("broken", "", False, In, Out, broken)}
+    steps = [{"id": "a", "tool": "broken", "on_error": "continue"}, step("b", "x", needs=["a"])]
+    ended = stage.run({"name": "w", "steps": steps})
+    assert ended.steps["a"]["error"]["reason"] == "TOOL_DEFECT"
+    assert "inside" not in str(ended.steps)
+    assert "KeyError" in caplog.text
+    assert ended.output == {"result": {"text": "X"}}
+
+
+def test_many_items_tell_how_far_they_are(stage: Stage) -> None:
+    told: list[Any] = []
+
+    async def sink(event: Any) -> None:
+        told.append((event.completed, event.total, event.unit))
+
+    workflow = parse({"name": "w", "steps": [step("a", "{{ item }}", for_each=[str(n) for n in range(250)])]})
+    stage.runner.run(stage.engine.run(workflow, {}, "run", Context("x", sink=sink)))
+    assert len(told) == 126  # every second of 250, and the step
+    assert told[-2:] == [(250, 250, "items"), (1, 1, "steps")]
