@@ -20,6 +20,7 @@ import pytest
 from clients.python.api import agent_pb2 as pb
 from clients.python.api.agent_pb2_grpc import AgentServiceStub
 from tests.support.processes import NotReady, Sidecar
+from tests.support.redis import RedisServer
 
 LIMIT = 20.0
 CALLERS = 4
@@ -102,6 +103,14 @@ class Supervised:
             while not holds(found := await self.agent()):
                 await asyncio.wait([asyncio.get_running_loop().create_future()], timeout=0.05)
         return found
+
+    async def until_log(self, event: str, **extra: object) -> None:
+        """The line of the log that says so."""
+        await asyncio.to_thread(
+            self.sidecar.wait_for_log,
+            lambda line: line.get("event") == event and all(line.get(name) == value for name, value in extra.items()),
+            LIMIT,
+        )
 
     def restarted(self, former: int) -> Callable[[dict[str, Any]], bool]:
         return lambda agent: agent["serving"] and agent["pid"] not in {None, former}
@@ -311,6 +320,37 @@ async def test_a_lost_cluster_is_seen_to(tmp_path: Path) -> None:
         assert agent["serving"]
     finally:
         await asyncio.to_thread(it.sidecar.stop)
+
+
+async def test_a_lost_store_is_seen_to(tmp_path: Path) -> None:
+    """Redis is killed: each attempt to reach it is recorded, people are told, and calls that need no store go on; then it is back."""
+    redis = RedisServer(tmp_path)
+    await asyncio.to_thread(redis.start)
+    it = Supervised(tmp_path, "store_lost: {when: {for: 1s}}")
+    rule = "{name: store-lost, metric: store_lost, above: 0, resolve_after: 0s, severity: critical}"
+    it.sidecar.path.write_text(
+        f'{it.sidecar.path.read_text()}\nstore: {{url: "{redis.url}"}}\nalerts: {{rules: [{rule}]}}\n'
+    )
+    try:
+        await asyncio.to_thread(it.sidecar.start)
+        async with it.traffic():
+            assert (await it.agent())["recoveries"] == []
+            await asyncio.to_thread(redis.stop)
+            agent = await it.until(lambda agent: bool(agent["recoveries"]))
+            assert recovered(agent)[0] == ("store_lost", "reconnect", "failed")
+            assert agent["recoveries"][0]["cause"] == "unreachable"
+            assert agent["serving"]
+            await it.until_log("alert", state="firing", alert="store-lost")
+            await asyncio.to_thread(redis.start)
+            await it.until_log("store is back")
+            await it.until_log("alert", state="resolved", alert="store-lost")
+        assert set(it.outcomes) == {"OK"}, it.said
+        _, page = await asyncio.to_thread(it.sidecar.get, "/metrics")
+        assert "sidecar_store_up 1.0" in page
+        assert 'sidecar_recoveries_total{action="reconnect",result="failed",symptom="store_lost"}' in page
+    finally:
+        await asyncio.to_thread(it.sidecar.stop)
+        await asyncio.to_thread(redis.stop)
 
 
 async def test_the_agent_does_not_outlive_a_killed_sidecar(tmp_path: Path) -> None:
