@@ -99,7 +99,7 @@ class Attempt(Stream):
         """Send the call's headers, and whatever the caller sent since, on `connection` (which is open)."""
         call = self.call
         connection.open(self)
-        self.started = True
+        self.started = call.sent = True
         self.endpoint.started(self)
         if call.plan.on_attempt_start is not None:
             call.plan.on_attempt_start(call, self, now)

@@ -49,6 +49,7 @@ class Call(Stream):
         "edge",
         "ended",
         "entered",
+        "gone",
         "has_waited",
         "headers",
         "hedges",
@@ -56,8 +57,10 @@ class Call(Stream):
         "held_end",
         "identity",
         "idle",
+        "is_late",
         "method",
         "notes",
+        "outlives",
         "path",
         "peek",
         "peer",
@@ -75,6 +78,7 @@ class Call(Stream):
         "response_messages",
         "response_pipe",
         "response_prefix",
+        "sent",
         "started",
         "straight",
         "timeout",
@@ -133,6 +137,13 @@ class Call(Stream):
         self.path: str = ""
         self.method: Method | None = None
         self.peek = False
+        # The agent hears nothing before the caller has half-closed, and the request hooks of that have passed.
+        self.is_late = False
+        # Its execution goes on when the caller goes away; `gone`: it has.
+        self.outlives = False
+        self.gone = False
+        # An attempt has left for an agent.
+        self.sent = False
 
     # ── for policies ──
 
@@ -401,7 +412,8 @@ class Call(Stream):
         if not facts.has_request_id:
             block += self.request_id[2]
         self.responded = True
-        self.send_headers(block)
+        if not self.gone:
+            self.send_headers(block)
 
     def finish(self, facts: ResponseFacts) -> None:
         """The agent's status, in trailers or as Trailers-Only; hooks may look, change, or wait."""
@@ -416,7 +428,7 @@ class Call(Stream):
         if self.plan.on_trailers:
             chain.trailers(self, facts)
         else:
-            if self.responded and self.pending is None:
+            if self.responded and self.pending is None and not self.gone:
                 self.send_headers(facts.block, True)
             else:
                 self.send_end(
@@ -426,6 +438,8 @@ class Call(Stream):
 
     def send_end(self, block: bytes) -> None:
         """The last header block: trailers, or Trailers-Only when nothing was sent before."""
+        if self.gone:
+            return
         if self.responded:
             self.send_trailers(block)
         else:
@@ -469,6 +483,12 @@ class Call(Stream):
             self.bucket = None
 
     def on_reset(self, code: int) -> None:
+        if self.outlives and not self.ended:
+            # Nobody reads on, and what was begun is finished all the same; the deadline goes on counting.
+            self.gone = True
+            if self.response_pipe is not None:
+                self.response_pipe.settle()
+            return
         self.leave_bucket()
         if self.ended:
             return

@@ -66,7 +66,7 @@ def admitted(call: Call) -> None:
             is_clear=lambda: call.pending is None,
             credit=lambda size: _credit_agent(call, size),
         )
-    if not plan.starts_late:
+    if not plan.starts_late and not call.is_late:
         _start(call)
     elif call.remote_closed and call.request_pipe is not None:
         call.request_pipe.feed(b"", end=True)
@@ -221,12 +221,17 @@ async def _value(verdict: Verdict) -> Any:
 # ── going on ──
 
 
-def _settle_request(call: Call, verdict: Verdict) -> None:
+def _settle_request(call: Call, verdict: Verdict, position: int = -1) -> None:
+    """`position`: of the hook's policy, where that is not the one that `call.entered` has stopped at."""
     if isinstance(verdict, Rejection):
         call.reject(verdict)
     elif isinstance(verdict, Answer):
         call.abandon_attempts()
-        reply.answer(call, verdict)
+        if position < 0:
+            plan = call.plan
+            entered = call.entered
+            position = plan.positions["on_request"][entered] if entered < len(plan.on_request) else len(plan.policies)
+        reply.answer(call, verdict, position)
     else:
         raise TypeError(f"a hook of route {call.route} gave {type(verdict).__name__}, which is no verdict")
 
@@ -259,7 +264,7 @@ def _send_to_agent(call: Call, message: bytes) -> None:
             attempt.send_data(message, False)
         return
     relay.hold(call, message, end=False)
-    if attempt is None:
+    if attempt is None and not call.is_late:
         # The route starts late: this is the first message that has passed.
         dispatch.start(call, call.plan.runtime.clock.monotonic())
 
@@ -272,7 +277,8 @@ def _is_agent_ready(call: Call) -> bool:
 
 def _send_to_caller(call: Call, message: bytes) -> None:
     call.response_messages += 1
-    call.send_data(message, False)
+    if not call.gone:
+        call.send_data(message, False)
 
 
 def _request_ended(call: Call) -> None:
@@ -283,7 +289,7 @@ def _request_ended(call: Call) -> None:
             if inspect.iscoroutine(verdict):
                 _end_waits(call, verdict, i)
             else:
-                _settle_request(call, verdict)
+                _settle_request(call, verdict, call.plan.positions["on_request_end"][i])
             return
     _half_close(call)
 
@@ -301,7 +307,7 @@ async def _end_later(call: Call, ticket: list[Any], pending: Verdict, index: int
         if verdict is None:
             _half_close(call)
         else:
-            _settle_request(call, verdict)
+            _settle_request(call, verdict, call.plan.positions["on_request_end"][index])
     except Exception as error:
         _resumed(call, ticket)
         call.on_defect("on_request_end", error)

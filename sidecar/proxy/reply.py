@@ -11,6 +11,7 @@ from sidecar.http2.errors import ErrorCode
 from sidecar.http2.hpack import encode_field
 from sidecar.proxy.policy import Origin, Outcome
 from sidecar.proxy.rejection import DOMAIN
+from sidecar.proxy.relay import MessagePipe
 
 if TYPE_CHECKING:
     from sidecar.http2.hpack import Field
@@ -62,10 +63,9 @@ def status_fields(rejection: Rejection) -> list[Field]:
     return fields
 
 
-def answer(call: Call, recorded: Answer) -> None:
-    """Give a recorded response; it passes the response hooks of the policies that let this call pass."""
+def answer(call: Call, recorded: Answer, before: int) -> None:
+    """Give a recorded response; it passes the response hooks of the policies `before` the one that knew it."""
     plan = call.plan
-    before = plan.positions["on_request"][call.entered] if call.entered < len(plan.on_request) else len(plan.policies)
     headers = list(recorded.headers)
     for position, hook in zip(plan.positions["on_response_headers"], plan.on_response_headers, strict=True):
         if position < before:
@@ -73,15 +73,40 @@ def answer(call: Call, recorded: Answer) -> None:
     trailers = list(recorded.trailers)
     code = StatusCode(int(next((field[1] for field in trailers if field[0] == b"grpc-status"), b"2")))
     outcome = Outcome(code, "", Origin.AGENT)
-    if recorded.messages or headers:
-        call.responded = True
-        call.send_headers(b"".join([field[2] for field in headers]) + call.request_id[2])
+    block = b"".join([field[2] for field in trailers])
+    if not recorded.messages and not headers:
+        call.send_end(_OPENING + block + call.request_id[2])
+        call.end(outcome)
+        return
+    call.responded = True
+    call.send_headers(b"".join([field[2] for field in headers]) + call.request_id[2])
+    found = zip(plan.positions["on_response_message"], plan.on_response_message, strict=True)
+    hooks = tuple([hook for position, hook in found if position < before])
+    if not hooks or not recorded.messages:
         if recorded.messages:
             call.send_data(recorded.messages, False)
-        call.send_trailers(b"".join([field[2] for field in trailers]))
-    else:
-        call.send_end(_OPENING + b"".join([field[2] for field in trailers]) + call.request_id[2])
-    call.end(outcome)
+        call.send_trailers(block)
+        call.end(outcome)
+        return
+
+    def ended() -> None:
+        call.send_trailers(block)
+        call.end(outcome)
+
+    pipe = MessagePipe(
+        call,
+        hooks,
+        on_end=ended,
+        send=lambda message: call.send_data(message, False),
+        is_clear=lambda: call.pending is None,
+        credit=_nobody,
+    )
+    call.response_pipe = pipe
+    pipe.feed(recorded.messages, end=True)
+
+
+def _nobody(size: int) -> None:
+    """What comes from memory has no sender that would wait for credit."""
 
 
 def plain_http(call: Call, method: bytes) -> None:
