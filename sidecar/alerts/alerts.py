@@ -66,7 +66,7 @@ class Alerts:
         self._judge = Judge(Measures(readings or runtime.metrics))
         # A parent serves nothing; its workers say how they fare.
         self._machine = None if self._is_driven else machine or Machine(runtime.metrics)
-        self._presence = Presence(runtime.store, runtime) if runtime.store is not None else None
+        self._presence = Presence(runtime.store, runtime, self._look) if runtime.store is not None else None
         self._hand_of = hand_of or _threads(asyncio.get_running_loop())
         self._config = AlertsConfig()
         self._node: str | None = None
@@ -111,6 +111,9 @@ class Alerts:
 
     def _again(self) -> None:
         self._timer = self._runtime.clock.call_later(INTERVAL, self._again)
+        self._look()
+
+    def _look(self) -> None:
         try:
             self.look()
         except Exception as error:

@@ -10,7 +10,9 @@ import re
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+from functools import cache
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from sidecar.grpc_wire.status import SERVER_FAULTS, code_label
 from sidecar.proxy.rejection import Reason
@@ -18,6 +20,8 @@ from sidecar.telemetry import names
 from sidecar.telemetry.names import MetricName
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sidecar.alerts.config import RuleConfig
 
 Subject: TypeAlias = "tuple[tuple[str, str], ...]"
@@ -34,6 +38,20 @@ _SPARSEST = 60
 def is_failure(code: str, origin: str, reason: str) -> bool:
     """Does an RPC that ended so count as failed: a server's fault, ours included, and not the caller's doing?"""
     return origin != "caller" and code in _FAULTS and reason not in _ASKED_WRONGLY
+
+
+@cache
+def _is_failure(end: tuple[str, str, str]) -> bool:
+    return is_failure(*end)
+
+
+def _places(metric: MetricName, *labels: str) -> Callable[[tuple[str, ...]], Any]:
+    return itemgetter(*map(metric.labels.index, labels))
+
+
+_ROUTE_OF_RPCS = _places(names.RPCS, "listener", "route")
+_END_OF_RPCS = _places(names.RPCS, "grpc_code", "origin", "reason")
+_ROUTE_OF_SECONDS = _places(names.RPC_SECONDS, "listener", "route")
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,17 +178,21 @@ class Measures:
             kept.popleft()
 
     def _routes(self) -> dict[tuple[str, str], Totals]:
+        """There may be thousands of series, and this is done on the loop: labels are found by their place."""
         routes: dict[tuple[str, str], Totals] = {}
         for labels, count in self._readings.samples(names.RPCS).items():
-            named = dict(zip(names.RPCS.labels, labels, strict=True))
-            totals = routes.setdefault((named["listener"], named["route"]), Totals())
+            key = _ROUTE_OF_RPCS(labels)
+            totals = routes.get(key)
+            if totals is None:
+                totals = routes[key] = Totals()
             totals.ended += count
-            if is_failure(named["grpc_code"], named["origin"], named["reason"]):
+            if _is_failure(_END_OF_RPCS(labels)):
                 totals.failed += count
+        buckets: dict[tuple[str, str], list[Sequence[int]]] = {}
         for labels, histogram in self._readings.histograms(names.RPC_SECONDS).items():
-            named = dict(zip(names.RPC_SECONDS.labels, labels, strict=True))
-            totals = routes.setdefault((named["listener"], named["route"]), Totals())
-            totals.buckets = added(totals.buckets, histogram.counts)
+            buckets.setdefault(_ROUTE_OF_SECONDS(labels), []).append(histogram.counts)
+        for key, counts in buckets.items():
+            routes.setdefault(key, Totals()).buckets = tuple(map(sum, zip(*counts, strict=True)))
         return routes
 
     # ── values ──
@@ -222,17 +244,14 @@ class Measures:
     def _since(self, rule: RuleConfig, keys: Sequence[tuple[str, str]]) -> Totals:
         """What has ended within `over`; within up to `for`, where too little did to judge by; nothing, if that is too little."""
         last = self._kept[-1]
-        nearest = last.at - rule.over
-        furthest = last.at - max(rule.over, rule.length)
-        for first in reversed(self._kept):
-            if first is last or (first.at > nearest and first is not self._kept[0]):
-                continue
-            found = _difference(first, last, keys)
-            if found.ended >= rule.min_rpcs:
-                return found
-            if first.at <= furthest:
-                break
-        return Totals()
+        first = self._before(rule.over)
+        furthest = self._before(max(rule.over, rule.length))
+        if _ended(first, last, keys) < rule.min_rpcs:
+            if furthest is first or _ended(furthest, last, keys) < rule.min_rpcs:
+                return Totals()
+            enough = (each for each in reversed(self._kept) if _ended(each, last, keys) >= rule.min_rpcs)
+            first = next(enough, furthest)
+        return _difference(first, last, keys)
 
     def _before(self, seconds: float) -> Reading:
         """The youngest reading that is so old, else the oldest."""
@@ -243,6 +262,15 @@ class Measures:
 def _fits(subject: Subject, labels: Mapping[str, str]) -> bool:
     named = dict(subject)
     return all(named.get(name) == value for name, value in labels.items())
+
+
+def _ended(first: Reading, last: Reading, keys: Sequence[tuple[str, str]]) -> float:
+    ended = 0.0
+    for key in keys:
+        before = first.routes.get(key)
+        after = last.routes[key].ended
+        ended += after - before.ended if before is not None and before.ended <= after else after
+    return ended
 
 
 def _difference(first: Reading, last: Reading, keys: Sequence[tuple[str, str]]) -> Totals:

@@ -9,6 +9,8 @@ from sidecar.store.interface import StoreUnavailable
 from sidecar.telemetry import names
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sidecar.runtime import Runtime
     from sidecar.store.interface import Store
 
@@ -18,8 +20,10 @@ _EVERY = 5.0
 class Presence:
     """Asks from `begin` to `stop`; the gauge shows the last answer."""
 
-    def __init__(self, store: Store, runtime: Runtime) -> None:
+    def __init__(self, store: Store, runtime: Runtime, changed: Callable[[], object]) -> None:
+        """`changed` is called when the answer is another one."""
         self._store = store
+        self._changed = changed
         self._runtime = runtime
         self._stopped = False
         self.is_up: bool | None = None
@@ -49,4 +53,7 @@ class Presence:
             self._runtime.log.warning("store lost", extra={"kind": kind})
         elif is_up and self.is_up is False:
             self._runtime.log.info("store is back")
+        has_changed = self.is_up is not None and is_up is not self.is_up
         self.is_up = is_up
+        if has_changed:
+            self._changed()

@@ -31,7 +31,8 @@ async def test_it_is_asked_again_and_again(monkeypatch: pytest.MonkeyPatch, capl
             raise StoreUnavailable("timeout", "redis://user:password@host")
 
     monkeypatch.setattr(store, "ping", ping)
-    presence = Presence(store, runtime)
+    changes: list[bool | None] = []
+    presence = Presence(store, runtime, lambda: changes.append(presence.is_up))
     assert runtime.metrics.samples(names.STORE_UP) == {}, "not asked yet"
     presence.begin()
     with caplog.at_level(logging.INFO):
@@ -47,6 +48,7 @@ async def test_it_is_asked_again_and_again(monkeypatch: pytest.MonkeyPatch, capl
         await turns()
     assert runtime.metrics.samples(names.STORE_UP) == {(): 1.0}
     assert caplog.messages == ["store lost", "store is back"]
+    assert changes == [False, True]
     assert "password" not in caplog.text
     presence.stop()
     lost = True
