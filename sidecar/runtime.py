@@ -93,6 +93,8 @@ class Runtime:
     tasks: Tasks = field(default_factory=Tasks)
     lag: Lag = field(default_factory=Lag)
     refusals: RecentRefusals = field(default_factory=RecentRefusals)
+    node: str = ""
+    """Who this sidecar is, as configured."""
     listener: str = ""
     route: str = ""
     direction: str = ""
@@ -103,9 +105,9 @@ class Runtime:
     store: Store | None = None
     """What is shared with other workers and hosts; None = none is configured."""
 
-    def scoped(self, *, listener: str, route: str, direction: str) -> Runtime:
+    def scoped(self, *, listener: str, route: str, direction: str, node: str = "") -> Runtime:
         """The same process, seen by one route."""
-        return replace(self, listener=listener, route=route, direction=direction)
+        return replace(self, listener=listener, route=route, direction=direction, node=node or self.node)
 
     def keep(self, key: Hashable, factory: Callable[[], T]) -> T:
         """State that survives a reload (buckets, breakers, counts in flight); see `KeptState.keep`."""

@@ -138,18 +138,22 @@ class Builder:
             routes.append(
                 (
                     match,
-                    self._plan(config, route.name, policies, clusters[route.to], idempotent=route.idempotent),
+                    self._plan(root, config, route.name, policies, clusters[route.to], idempotent=route.idempotent),
                 )
             )
         # Calls that no route takes are refused, and seen like all others.
         common = root.policies.named() | config.policies.named()
         observers = {kind.name: common[kind.name] for kind in ORDER if kind.observes and kind.name in common}
-        unrouted = self._plan(config, "", observers, None, idempotent=False)
-        runtime = self._runtime.scoped(listener=config.name, route="", direction=config.direction)
+        unrouted = self._plan(root, config, "", observers, None, idempotent=False)
+        runtime = self._scoped(root, config, "")
         return Edge(name=config.name, direction=config.direction, routes=RouteTable(routes, unrouted), runtime=runtime)
+
+    def _scoped(self, root: Root, config: ListenerConfig, route: str) -> Runtime:
+        return self._runtime.scoped(listener=config.name, route=route, direction=config.direction, node=root.node.name)
 
     def _plan(
         self,
+        root: Root,
         config: ListenerConfig,
         route: str,
         configured: Mapping[str, Any],
@@ -157,7 +161,7 @@ class Builder:
         *,
         idempotent: bool,
     ) -> Plan:
-        runtime = self._runtime.scoped(listener=config.name, route=route, direction=config.direction)
+        runtime = self._scoped(root, config, route)
         policies: list[Policy[Any]] = []
         for kind in ORDER:
             section = configured.get(kind.name)

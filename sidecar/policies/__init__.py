@@ -20,11 +20,13 @@ from sidecar.policies.mask import Mask
 from sidecar.policies.metrics import Metrics
 from sidecar.policies.rate_limit import RateLimit
 from sidecar.policies.retry import Retry
+from sidecar.policies.tracing import Tracing
 from sidecar.policies.validate import Validate
 from sidecar.proxy.policy import Policy
 
 ORDER: tuple[type[Policy[Any]], ...] = (
-    Fault,  # first: a fault stands for something that happened before us
+    Tracing,  # first, so last to see the end: its spans cover the whole of a call, and what others noted of it
+    Fault,  # before all that decides: a fault stands for something that happened before us
     Deadline,  # before whatever may wait: waiting counts against the deadline
     ConcurrencyLimit,  # after the deadline, which bounds how long it waits; before whatever costs more than refusing
     Authz,  # before whatever takes something or answers: who may not call takes nothing and learns nothing

@@ -250,3 +250,10 @@ ROLLOUT_ROLLED_BACK = MetricName(
 ROLLOUT_STABLE_DOWN = MetricName(
     "sidecar_rollout_stable_down", "gauge", "1 = stable does not serve, the candidate takes everything.", ("cluster",)
 )
+
+SPANS = MetricName(
+    "sidecar_spans_total",
+    "counter",
+    "Spans of sampled RPCs by what became of them: exported, failed (the collector did not take them), dropped (queue full).",
+    ("result",),
+)

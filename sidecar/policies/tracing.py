@@ -1,0 +1,243 @@
+"""Tracing: of a sampled RPC a SERVER span, and a CLIENT span for each attempt, which is what the agent's spans hang from.
+
+An RPC that is not sampled pays a look at its `traceparent`, which goes on as it came, with `tracestate`; where tracing is not
+configured, nobody looks.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field
+
+from sidecar.config.model import Model
+from sidecar.config.units import Percent
+from sidecar.proxy.policy import Policy
+from sidecar.telemetry import names, spans
+from sidecar.telemetry.spans import Span
+from sidecar.telemetry.trace_context import (
+    TRACEPARENT,
+    TRACESTATE,
+    TraceContext,
+    is_in_share,
+    parse_traceparent,
+    sampled_traceparent,
+)
+
+if TYPE_CHECKING:
+    from sidecar.proxy.attempt import Attempt
+    from sidecar.proxy.call import Call
+    from sidecar.proxy.plan import Cluster
+    from sidecar.proxy.policy import Outcome
+    from sidecar.runtime import Runtime
+    from sidecar.telemetry.otlp import Exporter
+
+NOTE = "tracing"
+"""Under which a sampled call has its `CallTrace` in `call.notes`."""
+
+
+def _collector(text: str) -> str:
+    try:
+        parts = urlsplit(text)
+        has_port = parts.port is not None
+    except ValueError:
+        has_port = False
+    if not has_port or parts.scheme not in {"http", "https"} or not parts.hostname or parts.path not in {"", "/"}:
+        raise ValueError("is no address of a collector; write http://host:4317, or https:// with TLS")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("holds a password; a collector is not given one in its address")
+    return text
+
+
+class TracingConfig(Model):
+    """Spans of sampled RPCs, sent to a collector by OTLP/gRPC."""
+
+    otlp: Annotated[str, AfterValidator(_collector)] = Field(
+        description="the collector's OTLP/gRPC address", examples=["http://127.0.0.1:4317"]
+    )
+    sample: Percent = Field(default=1, description="percent of the RPCs that begin a trace here")
+    parent_based: bool = Field(
+        default=True, description="an RPC that comes with a trace is sampled as its caller decided; false: as we do"
+    )
+    service: str | None = Field(
+        default=None, min_length=1, max_length=255, description="service.name of our spans; default: node.name"
+    )
+    queue: int = Field(default=4096, ge=1, le=1_000_000, description="spans not yet sent; more are dropped and counted")
+
+
+class CallTrace:
+    """The spans of one sampled call."""
+
+    __slots__ = ("attempts", "server", "trace_id")
+
+    def __init__(self, server: Span) -> None:
+        self.server = server
+        self.trace_id = server.trace_id
+        self.attempts: dict[Attempt, Span] = {}
+
+
+class Collector:
+    """Where the spans of a process go; kept over reloads. Until `open`, they go nowhere: `sidecar validate` connects to nobody."""
+
+    def __init__(self) -> None:
+        self.exporter: Exporter | None = None
+
+    def open(self, config: TracingConfig, runtime: Runtime) -> None:
+        """Load the SDK and start its thread, once. Takes some tenths of a second, so not on the path of a call."""
+        if self.exporter is None:
+            from sidecar.telemetry.otlp import Exporter
+
+            service = config.service or runtime.node or "sidecar"
+            self.exporter = Exporter(config.otlp, service=service, queue=config.queue, log=runtime.log)
+            runtime.closers.append(self.exporter.close)
+
+    def counts(self) -> list[tuple[tuple[str, ...], float]]:
+        counts = self.exporter.counts() if self.exporter is not None else {}
+        return [((result,), number) for result, number in counts.items()]
+
+
+class Tracing(Policy[TracingConfig]):
+    """Decides at the first look at a call, and closes its spans at the end."""
+
+    name = "tracing"
+    config_model = TracingConfig
+    observes = True
+
+    def __init__(self, config: TracingConfig, runtime: Runtime) -> None:
+        if importlib.util.find_spec("opentelemetry") is None or not _has_exporter():
+            raise ValueError("tracing needs the OpenTelemetry SDK: pip install 'grpc-sidecar[otel]'")
+        self._config = config
+        self._runtime = runtime
+        self._share = config.sample / 100
+        self._parent_based = config.parent_based
+        self._random = runtime.random
+        self._draw = runtime.random.random
+        self._clock = runtime.clock
+        key = ("tracing", config.otlp, config.service, config.queue)
+        self.collector = runtime.keep(key, Collector)
+        runtime.metrics.read(names.SPANS, self.collector.counts, key)
+
+    def begin(self, cluster: Cluster | None) -> None:
+        self.collector.open(self._config, self._runtime)
+
+    def on_request(self, call: Call) -> None:
+        given = call.headers.get(TRACEPARENT)
+        if given is None:
+            # The deliberate fast path: nobody traces it, and neither do we.
+            if self._draw() >= self._share:
+                return
+        elif self._parent_based and given.endswith(b"-00"):
+            return
+        self._look(call, given)
+
+    def _look(self, call: Call, given: bytes | None) -> CallTrace | None:
+        """Begin the spans of `call` if it is to be sampled."""
+        parent = parse_traceparent(given) if given is not None else None
+        if parent is None:
+            # Without a parent it has been drawn already; with one that nobody understands, not yet (W3C §4.3: begin anew).
+            if given is not None and self._draw() >= self._share:
+                return None
+            parent = TraceContext(b"%032x" % (self._random.getrandbits(128) or 1), b"", is_sampled=True)
+            tracestate = b""
+        elif not (parent.is_sampled if self._parent_based else is_in_share(parent.trace_id, self._share)):
+            return None
+        else:
+            tracestate = b",".join(call.metadata_values(TRACESTATE))
+        server = Span(
+            "server",
+            call.path,
+            trace_id=parent.trace_id,
+            span_id=self._new_id(),
+            parent_id=parent.span_id or None,
+            tracestate=tracestate,
+            started=self._wall(call.started),
+        )
+        trace = CallTrace(server)
+        call.note(NOTE, trace)
+        return trace
+
+    def on_attempt_start(self, call: Call, attempt: Attempt, now: float) -> None:
+        notes = call.notes
+        if notes is None or NOTE not in notes:
+            return
+        trace: CallTrace = notes[NOTE]
+        server = trace.server
+        span = Span(
+            "client",
+            call.path,
+            trace_id=trace.trace_id,
+            span_id=self._new_id(),
+            parent_id=server.span_id,
+            tracestate=server.tracestate,
+            started=self._wall(now),
+        )
+        cluster = call.plan.cluster
+        span.address(spans.SERVER_ADDRESS, spans.SERVER_PORT, attempt.endpoint.address)
+        span.tell({spans.ATTEMPT: attempt.number, spans.CLUSTER: cluster.name if cluster is not None else None})
+        trace.attempts[attempt] = span
+        call.set_metadata(TRACEPARENT, sampled_traceparent(trace.trace_id, span.span_id))
+        if not server.tracestate:
+            # It belongs to the trace that came before, if there was one.
+            call.remove_metadata(TRACESTATE)
+
+    def on_attempt_over(self, call: Call, attempt: Attempt, outcome: Outcome) -> None:
+        notes = call.notes
+        if notes is None or NOTE not in notes:
+            return
+        span = notes[NOTE].attempts.pop(attempt, None)
+        if span is not None:
+            self._send(span, outcome)
+
+    def on_end(self, call: Call, outcome: Outcome) -> None:
+        notes = call.notes
+        trace: CallTrace | None = notes.get(NOTE) if notes is not None else None
+        if trace is None:
+            given = call.headers.get(TRACEPARENT)
+            # Entered: it was looked at, and not sampled. Else it was refused before any policy was asked.
+            if call.entered or (given is None and self._draw() >= self._share):
+                return
+            trace = self._look(call, given)
+            if trace is None:
+                return
+        permit = call.notes.get("authz") if call.notes is not None else None
+        server = trace.server
+        server.address(spans.CLIENT_ADDRESS, spans.CLIENT_PORT, call.peer.address)
+        server.tell(
+            {
+                spans.LISTENER: self._runtime.listener,
+                spans.ROUTE: self._runtime.route,
+                spans.REQUEST_ID: call.request_id_text,
+                spans.IDENTITY: call.identity,
+                spans.ORIGIN: outcome.origin.value,
+                spans.REASON: outcome.reason.name if outcome.reason is not None else None,
+                spans.DECISION: str(permit.decision) if permit is not None else None,
+                spans.RULE: str(permit.rule) if permit is not None else None,
+                spans.ATTEMPTS: call.attempts,
+            }
+        )
+        for span in trace.attempts.values():
+            self._send(span, outcome)
+        trace.attempts.clear()
+        self._send(server, outcome)
+
+    def _send(self, span: Span, outcome: Outcome) -> None:
+        span.end(self._clock.wall(), outcome.code, outcome.message)
+        exporter = self.collector.exporter
+        if exporter is not None:
+            exporter.add(span)
+
+    def _new_id(self) -> bytes:
+        return b"%016x" % (self._random.getrandbits(64) or 1)
+
+    def _wall(self, moment: float) -> float:
+        """Seconds since the epoch at the monotonic `moment`."""
+        return self._clock.wall() - (self._clock.monotonic() - moment)
+
+
+def _has_exporter() -> bool:
+    try:
+        return importlib.util.find_spec("opentelemetry.exporter.otlp.proto.grpc.trace_exporter") is not None
+    except ModuleNotFoundError:
+        return False
