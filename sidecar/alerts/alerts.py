@@ -80,8 +80,10 @@ class Alerts:
 
     # ── life ──
 
-    def adopt(self, config: AlertsConfig, node: str) -> None:
-        """These rules and receivers are in force now; what fires by a rule that stays goes on."""
+    def adopt(self, config: AlertsConfig, node: str, *, workers: int = 1) -> None:
+        """These rules and receivers are in force now; what fires by a rule that stays goes on. `workers`: processes like this."""
+        if self._machine is not None:
+            self._machine.shared_by(workers)
         ended = self._judge.adopt(config.effective(), node, self._runtime.clock.wall())
         if (config, node) != (self._config, self._node):
             self._config, self._node = config, node

@@ -1,11 +1,14 @@
 """How much of its processor time and memory the sidecar uses, by what the kernel tells: /proc and the control group.
 
-Processor: a data loop is one thread, so one core is all that a process can use; less, where its control group gets less. Memory: of the
+Processor: a data loop is one thread, so one core is all that a process can use; less, where its control group gets less, or several
+workers share fewer cores than they are. Memory: of the
 control group's limit, since reaching it ends the process; without one, of the machine.
 """
 
 from __future__ import annotations
 
+import math
+import os
 import resource
 from collections import deque
 from pathlib import Path
@@ -31,11 +34,16 @@ class Machine:
         self._used = used or cpu_seconds
         self._samples: deque[tuple[float, float]] = deque()
         self._group = _group(root)
-        self._cores = min(1.0, _quota(self._group) or 1.0)
+        self._all_cores = min(float(len(os.sched_getaffinity(0))), _quota(self._group) or math.inf)
+        self._cores = min(1.0, self._all_cores)
         self.cpu: float | None = None
         self.memory: float | None = None
         metrics.read(names.CPU_USAGE, lambda: [] if self.cpu is None else [((), self.cpu)])
         metrics.read(names.MEMORY_USAGE, lambda: [] if self.memory is None else [((), self.memory)])
+
+    def shared_by(self, workers: int) -> None:
+        """So many processes like this one share the processor."""
+        self._cores = min(1.0, self._all_cores / workers)
 
     def sample(self, now: float) -> None:
         """`now`: monotonic seconds."""

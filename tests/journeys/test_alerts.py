@@ -18,7 +18,7 @@ import grpc
 import pytest
 
 from tests.support.pki import Leaf, Pki
-from tests.support.processes import ROOT, Sidecar
+from tests.support.processes import ROOT, NotReady, Sidecar
 from tests.support.receivers import MailReceiver, Received, WebReceiver
 
 TOKEN = "an-admin-token-0123"
@@ -265,6 +265,24 @@ def test_a_test_alert(
         unknown = cli(sidecar, "alerts", "test", "--receiver", "pager")
         assert "no receiver is called 'pager'; known: dead, email, hook, pagerduty, silent, slack" in unknown.stderr
         assert unknown.returncode == 1
+
+
+def test_the_last_words_of_a_sidecar_that_gives_up(tmp_path: Path, web: WebReceiver) -> None:
+    """Its agent never serves, so it ends; people hear why."""
+    text = f"""
+admin: {{bind: 127.0.0.1:0}}
+listeners:
+  - {{name: inbound, direction: inbound, bind: 127.0.0.1:0, routes: [{{name: all, match: {{method: "/*"}}, to: local}}]}}
+clusters: {{local: {{endpoints: ["unix:{tmp_path}/agent.sock"]}}}}
+agent:
+  command: ["false"]
+  recovery: {{crash: {{backoff: {{initial: 1ms, max: 1ms}}}}, give_up_after: {{restarts: 1, within: 1m}}}}
+alerts: {{group_wait: 1h, send: [{{webhook: "{web.url}/hook"}}]}}
+"""
+    sidecar = Sidecar(text, tmp_path, environ={"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"})
+    with pytest.raises(NotReady, match="manual intervention required"):
+        sidecar.start()
+    assert [each["name"] for each in web.alerts("/hook")] == ["agent-given-up"]
 
 
 def test_several_workers_tell_it_once(

@@ -82,6 +82,17 @@ def test_processor_time_that_the_container_gets(tmp_path: Path, quota: str, shar
     assert cpu(tmp_path, files, [0.0, 2.5]) == share
 
 
+def test_processor_time_that_workers_share(tmp_path: Path) -> None:
+    """One core for four workers: a quarter is all that each can have."""
+    files = {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "100000 100000"}
+    used = iter([0.0, 2.5])
+    machine = Machine(Metrics(), root=kernel(tmp_path, files), used=lambda: next(used))
+    machine.shared_by(4)
+    machine.sample(0.0)
+    machine.sample(10.0)
+    assert machine.cpu == 1.0
+
+
 def test_on_this_machine() -> None:
     machine = Machine(metrics := Metrics())
     machine.sample(0.0)
