@@ -35,6 +35,7 @@ listeners:
       - {{name: writes, match: {{method: "/test.Service/Write"}}, to: agents}}
 clusters:
   agents: {{endpoints: ["{endpoint}", "127.0.0.1:1"]}}
+alerts: {{rules: [{{name: always, metric: sidecar_config_generation, above: 0, severity: notice}}]}}
 """
 
 
@@ -239,6 +240,9 @@ async def test_the_page_in_a_browser(served: Sidecar) -> None:
         refusals = await page.text("#refusals")
         assert "RATE_LIMITED × 2" in refusals
         assert "NO_ROUTE" in refusals
+        alerts = await page.text("#alerts")
+        assert "1 alert firing" in alerts
+        assert "sidecar_config_generation is 1" in alerts
         assert "per-caller" in await page.text(".callers")
         # Pointing at a curve tells of that moment in all of them.
         await page.evaluate(
