@@ -99,7 +99,7 @@ class BrowserAgent(Agent):
 
         async def one(index: int, url: str) -> None:
             nonlocal done
-            item = await self._followed(url, request)
+            item = await self._followed(url, request, context.execution_id)
             async with telling:
                 if context.is_streaming:
                     await context.partial(url, item.model_dump(mode="json"))
@@ -111,13 +111,16 @@ class BrowserAgent(Agent):
             counts[index] = len(item.rows)
 
         counts = [0] * len(request.urls)
-        async with asyncio.TaskGroup() as tasks:  # the pool bounds how many pages there are at a time
-            for index, url in enumerate(request.urls):
-                tasks.create_task(one(index, url))
+        try:
+            async with asyncio.TaskGroup() as tasks:  # the pool bounds how many pages there are at a time
+                for index, url in enumerate(request.urls):
+                    tasks.create_task(one(index, url))
+        finally:
+            await self.tools.run_ended(context.execution_id)
         items = [item for item in found if item is not None]
         return ExtractOutput(items=items, row_count=sum(counts), failed_count=sum(not item.ok for item in items))
 
-    async def _followed(self, url: str, request: ExtractInput) -> PageItem:
+    async def _followed(self, url: str, request: ExtractInput, run: str) -> PageItem:
         rows: list[dict[str, str | None]] = []
         seen: set[str] = set()
         where: str | None = url
@@ -126,7 +129,7 @@ class BrowserAgent(Agent):
             seen.add(where)
             try:
                 shown, link = await self.tools.browser.extract_and_next(
-                    where, request.rows, request.fields, request.next, request.timeout
+                    where, request.rows, request.fields, request.next, request.timeout, run=run
                 )
             except Failure as failure:
                 seen.discard(where)

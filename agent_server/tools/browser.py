@@ -1,6 +1,8 @@
 """A browser for pages that need one: Chromium by Playwright, so many pages at a time, each in a context of its own.
 
-A browser that has crashed, or has shown its share of pages, is replaced; pages that others hold are let end first.
+A browser that has crashed, or has shown its share of pages, is replaced; pages that others hold are let end first. Making a page is
+dear (a process, a window, a cache), so what belongs to one run may show one page after the other in the same one: what the run was
+given (cookies, say) stays with it, and it is closed when the run ends.
 """
 
 from __future__ import annotations
@@ -60,7 +62,17 @@ class _Running:
     browser: Browser
     shown: int = 0
     held: int = 0
+    """Pages that are in use, or wait for their run."""
     is_retired: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class _Open:
+    """A page with all that belongs to it."""
+
+    running: _Running
+    context: BrowserContext
+    page: Page
 
 
 class BrowserPool:
@@ -85,11 +97,16 @@ class BrowserPool:
         self._playwright: Playwright | None = None
         self._current: _Running | None = None
         self._all: set[_Running] = set()
+        # By run, those that have shown their page well and may show the next; the run that was used longest ago comes first.
+        self._idle: dict[str, list[_Open]] = {}
+        self._pages = pages
         self.launched = 0
         """Browsers started so far."""
 
     async def close(self) -> None:
         """End the browsers."""
+        for run in list(self._idle):
+            await self.run_ended(run)
         for running in list(self._all):
             await self._end(running)
         if self._playwright is not None:
@@ -99,36 +116,79 @@ class BrowserPool:
 
     @property
     def in_use(self) -> int:
-        """Pages that are held now."""
-        return sum(each.held for each in self._all)
+        """Pages that are used now."""
+        return sum(each.held for each in self._all) - self._idle_count
+
+    @property
+    def _idle_count(self) -> int:
+        return sum(map(len, self._idle.values()))
+
+    async def run_ended(self, run: str) -> None:
+        """Close what was kept for a run."""
+        for each in self._idle.pop(run, []):
+            await self._release(each.running, each.context)
 
     @contextlib.asynccontextmanager
-    async def page(self) -> AsyncIterator[Page]:
-        """A page without cookies or history of others, for the caller alone; waits until there is place for one."""
+    async def page(self, run: str = "") -> AsyncIterator[Page]:
+        """A page without cookies or history of others, for the caller alone; waits until there is place for one.
+
+        `run`: whoever says the same one may be given a page that it has used before. Call `run_ended` after.
+        """
         async with self._places:
-            running, context, page = await self._healthy()
+            found = await self._kept(run) or await self._healthy()
+            is_well = False
             try:
-                yield page
+                yield found.page
+                is_well = True
             except Error as error:
-                if not running.browser.is_connected() or "crashed" in str(error):
-                    running.is_retired = True
+                if not found.running.browser.is_connected() or "crashed" in str(error):
+                    found.running.is_retired = True
                     raise crashed() from error
                 raise
             finally:
-                await self._release(running, context)
+                # A page that has opened others is not kept: they would go on.
+                if run and is_well and not found.running.is_retired and len(found.context.pages) == 1:
+                    self._idle.setdefault(run, []).append(found)
+                else:
+                    await self._release(found.running, found.context)
 
-    async def extract(self, url: str, rows: str, fields: dict[str, str], timeout: float) -> list[dict[str, str | None]]:
+    async def _kept(self, run: str) -> _Open | None:
+        """A page that the run has left; makes place for another one where there is none."""
+        mine = self._idle.pop(run, [])
+        found: _Open | None = None
+        while mine and found is None:
+            each = mine.pop()
+            running = each.running
+            if running.is_retired or running.shown >= self._recycle_after or not running.browser.is_connected():
+                running.is_retired = True
+                await self._release(running, each.context)
+            else:
+                running.shown += 1
+                found = each
+        if mine:
+            self._idle[run] = mine  # at the end: used last
+        while found is None and self._idle and sum(each.held for each in self._all) >= self._pages:
+            oldest = next(iter(self._idle))
+            each = self._idle[oldest].pop(0)
+            if not self._idle[oldest]:
+                del self._idle[oldest]
+            await self._release(each.running, each.context)
+        return found
+
+    async def extract(
+        self, url: str, rows: str, fields: dict[str, str], timeout: float, *, run: str = ""
+    ) -> list[dict[str, str | None]]:
         """Of each element that `rows` selects (empty: the page), the text of the elements that `fields` select within it.
 
-        A field is `selector`, or `selector@attribute`. Raises Failure.
+        A field is `selector`, or `selector@attribute`. `run`: see `page`. Raises Failure.
         """
-        return (await self.extract_and_next(url, rows, fields, "", timeout))[0]
+        return (await self.extract_and_next(url, rows, fields, "", timeout, run=run))[0]
 
     async def extract_and_next(
-        self, url: str, rows: str, fields: dict[str, str], follow: str, timeout: float
+        self, url: str, rows: str, fields: dict[str, str], follow: str, timeout: float, *, run: str = ""
     ) -> tuple[list[dict[str, str | None]], str | None]:
         """As `extract`, and what `follow` (as a field is) gives on the same page, or None. Raises Failure."""
-        async with self.visit(url, timeout) as page:
+        async with self.visit(url, timeout, run=run) as page:
             found: list[dict[str, str | None]] = await self._asked(page, url, timeout, _EXTRACT, rows, fields)
             if not follow:
                 return found, None
@@ -160,14 +220,14 @@ class BrowserPool:
             raise Failure(StatusCode.INVALID_ARGUMENT, "BAD_SELECTOR", text, metadata={"url": url}) from None
 
     @contextlib.asynccontextmanager
-    async def visit(self, url: str, timeout: float) -> AsyncIterator[Page]:
+    async def visit(self, url: str, timeout: float, *, run: str = "") -> AsyncIterator[Page]:
         """A page that shows `url`, within `timeout` seconds. Raises Failure saying why it cannot be shown."""
         if urlsplit(url).scheme not in ("http", "https"):
             # file: and the browser's own pages do not pass the gate.
             text = f"{url}: neither http nor https"
             raise Failure(StatusCode.INVALID_ARGUMENT, "BAD_URL", text, metadata={"url": url})
         since = self._gate.number
-        async with self.page() as page:
+        async with self.page(run) as page:
             try:
                 answer = await self._shown(page, url, since, timeout)
                 if answer is not None and answer.status >= 400:
@@ -222,7 +282,7 @@ class BrowserPool:
         text = f"{url}: larger than {self._max_bytes} bytes"
         return Failure(StatusCode.FAILED_PRECONDITION, "PAGE_TOO_LARGE", text, metadata={"url": url})
 
-    async def _healthy(self) -> tuple[_Running, BrowserContext, Page]:
+    async def _healthy(self) -> _Open:
         """A page of a browser that answers. One that has died or hangs while nobody looked is replaced: nothing was done in it."""
         for is_last in (False, True):
             running = await self._acquire()
@@ -230,7 +290,7 @@ class BrowserPool:
             try:
                 async with asyncio.timeout(_HEALTH_SECONDS):
                     context = await running.browser.new_context(accept_downloads=False, service_workers="block")
-                    return running, context, await context.new_page()
+                    return _Open(running, context, await context.new_page())
             except (Error, TimeoutError) as error:
                 running.is_retired = True
                 await self._release(running, context)

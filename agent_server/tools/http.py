@@ -7,6 +7,7 @@ connection: a name that was harmless when looked up first may mean something els
 from __future__ import annotations
 
 import asyncio
+import base64
 import socket
 import ssl
 import zlib
@@ -63,16 +64,13 @@ class Fetcher:
     ) -> None:
         self._now = now
         checked = _CheckedNetwork(rule, network or httpcore.AnyIOBackend())
-        self._client = httpx.AsyncClient(
-            transport=_Transport(checked, ssl_context or ssl.create_default_context()),
-            headers={"user-agent": user_agent, "accept-encoding": "gzip, deflate"},
-            follow_redirects=False,
-            trust_env=False,
-        )
+        # No httpx.AsyncClient: it would keep the cookies that one caller's call was given, and send them with another's.
+        self._transport = _Transport(checked, ssl_context or ssl.create_default_context())
+        self._headers = {"accept": "*/*", "accept-encoding": "gzip, deflate", "user-agent": user_agent}
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._client.aclose()
+        await self._transport.aclose()
 
     async def fetch(
         self,
@@ -97,9 +95,7 @@ class Fetcher:
                     if current.scheme not in ("http", "https") or not current.host or (current.port or 0) > 65535:
                         reason, message = "BAD_URL", "neither http nor https, without a host, or with a wrong port"
                         break
-                    async with self._client.stream(
-                        method, current, headers=sent, timeout=timeout, content=content or None
-                    ) as response:
+                    async with aclosing(await self._asked(method, current, sent, content, timeout)) as response:
                         location = response.headers.get("location")
                         # What changes something is never sent to another place than the one that was named.
                         if response.status_code in _REDIRECTS and location and method in ("GET", "HEAD"):
@@ -131,6 +127,19 @@ class Fetcher:
                 raise
             reason, message = known, str(error) or type(error).__name__
         return Fetched(url, final, self._now() - started, reason=reason, message=message)
+
+    async def _asked(
+        self, method: str, url: httpx.URL, headers: Mapping[str, str], content: bytes, timeout: float
+    ) -> httpx.Response:
+        named = {name.lower() for name in headers}
+        ours = {name: value for name, value in self._headers.items() if name not in named}
+        if url.userinfo and "authorization" not in named:
+            ours["authorization"] = "Basic " + base64.b64encode(url.userinfo).decode()
+        bounds = {"connect": timeout, "read": timeout, "write": timeout, "pool": timeout}
+        request = httpx.Request(
+            method, url, headers={**ours, **headers}, content=content or None, extensions={"timeout": bounds}
+        )
+        return await self._transport.handle_async_request(request)
 
 
 def _origin(url: httpx.URL) -> tuple[str, str, int | None]:

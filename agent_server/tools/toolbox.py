@@ -154,6 +154,11 @@ class Toolbox:
             self._engine = Engine(load_tools(self.settings().tools), self, checkpoints, sleep=asyncio.sleep)
         return self._engine
 
+    async def run_ended(self, execution_id: str) -> None:
+        """Give up what was kept for a run."""
+        if self._browser is not None:
+            await self._browser.run_ended(execution_id)
+
     async def open(self) -> None:
         """Open what has to be open before the first call. Raises DatabaseError or StoreError."""
         await self.database.open()

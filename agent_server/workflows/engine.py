@@ -72,7 +72,10 @@ class Engine:
         workflow.check_tools(self.tools, "workflow")
         async with self._alone(context.identity, run_id):
             done = await self.checkpoints.begin(context.identity, run_id, workflow, inputs)
-            return await _Run(self, workflow, inputs, run_id, context, done).to_the_end()
+            try:
+                return await _Run(self, workflow, inputs, run_id, context, done).to_the_end()
+            finally:
+                await self._toolbox.run_ended(context.execution_id)
 
     @asynccontextmanager
     async def _alone(self, identity: str, run_id: str) -> AsyncIterator[None]:

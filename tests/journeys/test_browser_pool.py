@@ -227,3 +227,28 @@ async def test_cancelling_gives_the_page_back() -> None:
         assert pool.in_use == 0
         assert await pool.extract(f"{url}/", "", {"name": ".name"}, 30) == [{"name": "tea"}]
         hold.set()
+
+
+async def test_a_run_keeps_its_pages_and_its_cookies_and_nobody_else_gets_them() -> None:
+    cookies = "<p class=name></p><script>document.querySelector('.name').textContent = document.cookie;"
+
+    async def answer(path: str) -> str:
+        return cookies + f"document.cookie = 'who={path[1:]}';</script>"
+
+    async def seen(pool: BrowserPool, url: str, path: str, run: str) -> str | None:
+        return (await pool.extract(f"{url}/{path}", "", {"name": ".name"}, 30, run=run))[0]["name"]
+
+    async with site(answer) as url, pool_of(pages=2) as pool:
+        assert await seen(pool, url, "ann", "run 1") == ""
+        assert await seen(pool, url, "ann", "run 1") == "who=ann"
+        assert await seen(pool, url, "ben", "run 2") == ""
+        assert await seen(pool, url, "x", "") == ""
+        # There was place for two: the third has displaced what was unused longest.
+        assert await seen(pool, url, "ann", "run 1") == ""
+        assert await seen(pool, url, "ben", "run 2") == "who=ben"
+        await pool.run_ended("run 2")
+        assert await seen(pool, url, "ben", "run 2") == ""
+        assert (pool.in_use, pool.launched) == (0, 1)
+        await pool.run_ended("run 1")
+        await pool.run_ended("run 2")
+        assert sum(each.held for each in pool._all) == 0

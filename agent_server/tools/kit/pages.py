@@ -26,6 +26,6 @@ class ExtractOutput(Output):
 @tool("browser.extract", changes=False)
 async def extract(request: ExtractInput, use: Use) -> ExtractOutput:
     """Shows a page in the browser, scripts and all, and takes texts or attributes from it."""
-    return ExtractOutput(
-        rows=await use.tools.browser.extract(request.url, request.rows, request.fields, request.timeout)
-    )
+    run = use.context.execution_id if use.context is not None else ""
+    rows = await use.tools.browser.extract(request.url, request.rows, request.fields, request.timeout, run=run)
+    return ExtractOutput(rows=rows)

@@ -150,3 +150,41 @@ def test_addresses_that_are_refused_are_not_connected_to(url: str) -> None:
     wire = Wire()
     assert fetch(wire, url).reason in {"ADDRESS_REFUSED", "NAME_NOT_FOUND"}
     assert wire.connected == []
+
+
+def test_cookies_of_one_call_are_not_sent_with_the_next() -> None:
+    wire = Wire(answer("200 OK", b"", "set-cookie: session=ann; path=/"), answer("200 OK"))
+
+    async def work() -> None:
+        fetcher = Fetcher(AddressRule(["127.0.0.0/8"]), now=lambda: 0.0, user_agent="tester/1", network=wire)
+        for _ in range(2):
+            await fetcher.fetch("http://127.0.0.1/", headers={}, timeout=5, max_bytes=10)
+        await fetcher.close()
+
+    asyncio.run(work())
+    assert b"session" not in wire.streams[1].sent
+
+
+def test_credentials_of_the_url_are_sent_to_its_host_and_shown_nowhere() -> None:
+    wire = Wire(answer("302 Found", b"", "location: http://127.0.0.2/"), answer("200 OK"))
+    fetch(wire, "http://ann:hush@127.0.0.1/")
+    assert b"authorization: Basic YW5uOmh1c2g=" in wire.streams[0].sent.lower().replace(
+        b"basic yw5uomh1c2g=", b"Basic YW5uOmh1c2g="
+    )
+    assert b"authorization" not in wire.streams[1].sent.lower()
+
+
+def test_a_name_that_changes_its_meaning_is_connected_to_as_it_was_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_up: list[str] = []
+    meanings = iter(["127.0.0.1", "10.0.0.1"])
+
+    async def getaddrinfo(self: Any, host: str, port: int, **_: Any) -> Any:
+        looked_up.append(host)
+        return [(2, 1, 6, "", (next(meanings), port))]
+
+    monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", getaddrinfo)
+    wire = Wire(answer("200 OK"))
+    assert fetch(wire, "http://rebound.example/").status == 200
+    # Looked up once: what was checked is what was connected to.
+    assert (looked_up, wire.connected) == (["rebound.example"], [("127.0.0.1", 80)])
+    assert fetch(wire, "http://rebound.example/").reason == "ADDRESS_REFUSED"
