@@ -80,9 +80,10 @@ def condition(rule: RuleConfig) -> str:
     where = "".join(
         f" {name} {value}" for name, value in (("of listener", rule.listener), ("of route", rule.route)) if value
     )
+    bound = format_duration(rule.bound) if rule.bound.is_duration else f"{rule.bound:g}"
     how = "above" if rule.above is not None else "below"
     length = f" for {format_duration(rule.length)}" if rule.length else ""
-    return f"{rule.metric}{where} {how} {rule.bound.written()}{length}"
+    return f"{rule.metric}{where} {how} {bound}{length}"
 
 
 def summary(rule: RuleConfig, subject: Subject, value: float) -> str:

@@ -15,7 +15,7 @@ import click
 from sidecar.cli.ask import AdminError, ask
 from sidecar.cli.rollout import lines as rollout_lines
 from sidecar.control.admin.dashboard import words
-from sidecar.control.admin.dashboard.alerts import happened, when
+from sidecar.control.admin.dashboard.alerts import happened, outcome, when
 
 _COLOURS = {"critical": "red", "warning": "yellow", "notice": None}
 _MARKS = {"critical": "✕", "warning": "▲", "notice": "○"}
@@ -166,7 +166,7 @@ def _happened(picture: Mapping[str, Any], width: int) -> Iterator[str]:
         yield click.style("alerts and recoveries", bold=True)
         for each in changes[:_CHANGES]:
             what = f"{each['symptom']}: {each['action']}" if "symptom" in each else each["name"]
-            state, why = (each["result"], each["cause"]) if "symptom" in each else (each["state"], each["summary"])
+            state, why = (outcome(each), each["cause"]) if "symptom" in each else (each["state"], each["summary"])
             yield f"  {words.clock(when(each))} {what} {state.replace('_', ' ')}  {why}"[:width]
     if picture["refusals"]:
         yield ""

@@ -219,7 +219,7 @@ async def test_built_in_rules_are_replaced_or_left_out(monkeypatch: pytest.Monke
     assert "memory" not in shown
     assert shown["breaker-open"] == {
         "name": "breaker-open",
-        "rule": "breaker_open above 1.0 for 1m",
+        "rule": "breaker_open above 1 for 1m",
         "severity": "critical",
         "state": "ok",
     }

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 SHOWN = 30
 _KINDS = {"critical": "bad", "warning": "warn", "notice": "calm"}
+_SAME = ("symptom", "action", "result")
 _RESULTS = {"done": "good", "failed": "warn", "given_up": "bad"}
 
 
@@ -42,10 +43,17 @@ def events(picture: Mapping[str, Any]) -> Html:
     )
 
 
-def happened(picture: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Changes of alerts, and recoveries of the agent (those have a `symptom`), newest first."""
+def happened(picture: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Changes of alerts, and recoveries of the agent (those have a `symptom`, and `times`), newest first."""
     changes = [*picture["alerts"]["history"], *(picture.get("agent") or {}).get("recoveries", [])]
-    return sorted(changes, key=when, reverse=True)[:SHOWN]
+    found: list[dict[str, Any]] = []
+    for change in sorted(changes, key=when, reverse=True):
+        # What is tried again every few seconds would push all else away.
+        if found and "symptom" in change and all(found[-1].get(name) == change[name] for name in _SAME):
+            found[-1]["times"] += 1
+        else:
+            found.append({**change, "times": 1})
+    return found[:SHOWN]
 
 
 def when(change: Mapping[str, Any]) -> float:
@@ -73,8 +81,18 @@ def _recovery(change: Mapping[str, Any]) -> Html:
         "li",
         tag("time", words.clock(change["at"]), title="UTC"),
         chip(change["action"].replace("_", " "), _RESULTS.get(change["result"], "calm")),
-        tag("code", change["result"].replace("_", " ")),
+        tag("code", outcome(change)),
         tag("span", f"recovery: {change['symptom'].replace('_', ' ')}", class_="soft id"),
-        tag("p", change["cause"], tag("span", f" {words.seconds(change['seconds'])}", class_="soft")),
+        tag(
+            "p",
+            change["cause"],
+            tag("span", f" took {words.seconds(change['seconds'])}", class_="soft") if change["seconds"] else None,
+        ),
         data_key=f"{change['at']} {change['symptom']} {change['action']}",
     )
+
+
+def outcome(recovery: Mapping[str, Any]) -> str:
+    """What came of it, and how often in a row."""
+    result: str = recovery["result"].replace("_", " ")
+    return result if recovery["times"] == 1 else f"{result} × {recovery['times']}"

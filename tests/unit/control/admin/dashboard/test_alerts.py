@@ -51,6 +51,13 @@ def test_alerts_and_recoveries_in_the_order_of_time() -> None:
     assert html.index(">firing<") < html.index("recovery: store lost") < html.index(">resolved<")
 
 
+def test_what_is_tried_again_and_again_is_one_line() -> None:
+    recoveries = tuple({**RECOVERY, "at": float(at)} for at in range(10, 20))
+    shown = picture(alert("slow", 30.0), recoveries=(*recoveries, {**RECOVERY, "at": 5.0, "result": "failed"}))
+    assert [(each.get("result"), each["times"]) for each in happened(shown)] == [(None, 1), ("done", 10), ("failed", 1)]
+    assert ">done × 10<" in events(shown)
+
+
 def test_texts_of_others_are_no_markup() -> None:
     html = events(picture(alert("slow", 1.0, summary="<script>alert(1)</script>")))
     assert "<script>" not in html
