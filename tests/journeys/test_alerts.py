@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import ssl
 import subprocess
@@ -300,5 +301,7 @@ def test_several_workers_tell_it_once(
         assert cli(sidecar, "alerts", "test", "--receiver", "email").returncode == 0
         assert sidecar.get("/alerts")[0] == 401
         _, page = sidecar.get("/metrics", {"authorization": f"Bearer {TOKEN}"})
-        assert page.count("# TYPE sidecar_alerts_firing gauge") == 1
+        families = re.findall(r"^# TYPE (\S+)", page, re.MULTILINE)
+        assert len(families) == len(set(families)), "what parent and workers have is one family"
+        assert families.count("sidecar_alerts_firing") == 1
         assert 'sidecar_alerts_firing{alert="breaker-open",severity="critical"} 0.0' in page

@@ -157,8 +157,10 @@ class _Handler(BaseHTTPRequestHandler):
                 return
             pages[each.admin_path] = body.decode() if status == HTTPStatus.OK else None
         own = Exposition(self.server.gateway.metrics).snapshot()
+        # As a page like the others: what both have is one family.
+        pages["parent"] = merge.page(own, merge.ACCEPT)[1].decode()
         families = self.server.gateway.pages.together(pages)
-        content_type, page = merge.page([*families, *own], self.headers.get("accept", ""))
+        content_type, page = merge.page(families, self.headers.get("accept", ""))
         self._answer(HTTPStatus.OK, [("content-type", content_type), ("cache-control", "no-store")], page)
 
     def _own_page(self, value: Callable[[Gateway], object]) -> None:
