@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sidecar.clock import Clock, Deadlines
     from sidecar.proxy.holding import Holding
     from sidecar.store.interface import Store
+    from sidecar.telemetry.logs import LogWriter
     from sidecar.telemetry.metrics import Metrics
 
 T = TypeVar("T")
@@ -93,6 +94,8 @@ class Runtime:
     tasks: Tasks = field(default_factory=Tasks)
     lag: Lag = field(default_factory=Lag)
     refusals: RecentRefusals = field(default_factory=RecentRefusals)
+    lines: LogWriter | None = None
+    """Where lines go that somebody else puts into words; None = nobody reads them."""
     node: str = ""
     """Who this sidecar is, as configured."""
     listener: str = ""

@@ -13,10 +13,12 @@ from sidecar.config.load import load
 from sidecar.config.problems import ConfigError
 from sidecar.control.certificates import Certificates
 from sidecar.control.generation import Builder, Generation, direction_of, listener_options
+from sidecar.control.long_calls import LongCalls
 from sidecar.control.revocations import RevocationLists
 from sidecar.control.watch import INTERVAL, FileWatch
 from sidecar.listeners.listener import Listener
 from sidecar.policies.audit.notes import note
+from sidecar.policies.mask import Mask
 from sidecar.rollout.rollouts import Rollouts
 from sidecar.telemetry import names
 from sidecar.transport.bind import bind, shown_address
@@ -24,12 +26,13 @@ from sidecar.transport.socket import Flusher
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from sidecar.clusters.endpoint import Endpoint
     from sidecar.config.load import Loaded
     from sidecar.config.root import Root
+    from sidecar.proxy.call import Call
     from sidecar.proxy.policy import Policy
     from sidecar.runtime import Runtime
     from sidecar.supervision.supervisor import Supervisor
@@ -70,6 +73,7 @@ class Process:
         self._revocations = RevocationLists()
         self.rollouts = Rollouts(runtime, self._rollout_moved)
         self.alerts = Alerts(runtime)
+        self.long_calls = LongCalls(runtime.clock, self.calls)
         self._builder = Builder(runtime, self._flusher, self.certificates, self.rollouts)
         self._watch = FileWatch(runtime.clock, self._files_changed)
         self._reloads = {
@@ -101,6 +105,7 @@ class Process:
         self.state = State.READY
         self._tick(self.runtime.clock.monotonic())
         self.alerts.begin()
+        self.long_calls.start()
 
     def _open(self, generation: Generation, name: str, listening: socket.socket) -> None:
         config = next(each for each in generation.root.listeners if each.name == name)
@@ -122,6 +127,8 @@ class Process:
         self.warnings = tuple(map(str, loaded.warnings))
         self.alerts.adopt(loaded.root.alerts, loaded.root.node.name)
         self.loaded_at = self.runtime.clock.wall()
+        if self.runtime.lines is not None:
+            self.runtime.lines.hide(hidden_in_logs(generation))
         self._watch.watch({*loaded.files, *(path for each in self._policies() for path in each.files)})
 
     def _rollout_moved(self, event: dict[str, Any]) -> None:
@@ -273,6 +280,7 @@ class Process:
         self.state = State.STOPPED
         self._watch.stop()
         self.alerts.stop()
+        self.long_calls.stop()
         self.rollouts.close()
         for listener in self.listeners.values():
             listener.close()
@@ -280,6 +288,11 @@ class Process:
             for cluster in self.generation.clusters.values():
                 cluster.close()
         self.runtime.clock.call_later(0.01, self.stopped.set)
+
+    def calls(self) -> Iterator[Call]:
+        """The calls that run now."""
+        for listener in self.listeners.values():
+            yield from listener.calls()
 
     @property
     def active_calls(self) -> int:
@@ -296,6 +309,8 @@ class Process:
     def _register_metrics(self) -> None:
         metrics = self.runtime.metrics
         metrics.read(names.LOOP_LAG, lambda: [((), self.runtime.lag.seconds)])
+        lines = self.runtime.lines
+        metrics.read(names.LOG_LINES_DROPPED, lambda: [((), lines.dropped if lines is not None else 0)])
         metrics.read(names.CONFIG_GENERATION, lambda: [((), self.generation.number if self.generation else 0)])
         metrics.read(names.CONFIG_LAST_SUCCESS, lambda: [((), self.loaded_at)])
         metrics.read(names.CONNECTIONS, lambda: self._per_listener(lambda each: len(each.connections)))
@@ -331,3 +346,15 @@ class Process:
             for cluster in clusters
             for endpoint in cluster.endpoints
         ]
+
+
+def hidden_in_logs(generation: Generation) -> set[str]:
+    """The last part of each field that `mask` has to hide in logs: the name under which a value would stand there."""
+    return {
+        field.rpartition(".")[2]
+        for edge in generation.edges.values()
+        for plan in edge.routes.plans()
+        for policy in plan.policies
+        if isinstance(policy, Mask)
+        for field in policy.fields_in("logs")
+    }

@@ -219,6 +219,16 @@ class Listener:
         for inlet in list(self.connections):
             inlet.close()
 
+    def calls(self) -> list[Call]:
+        """Those that run now."""
+        connections = [each.connection for each in self.connections if each.connection is not None]
+        return [
+            stream
+            for connection in connections
+            for stream in connection.streams.values()
+            if isinstance(stream, Call) and not stream.ended
+        ]
+
     @property
     def active_calls(self) -> int:
         return sum(inlet.active_calls for inlet in self.connections)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from sidecar.policies.access_log import AccessLog
 from sidecar.policies.audit.policy import Audit
 from sidecar.policies.authz import Authz
 from sidecar.policies.budget import Budget
@@ -38,5 +39,6 @@ ORDER: tuple[type[Policy[Any]], ...] = (
     Retry,  # owns what happens when an attempt ends; what it repeats has passed all of the above once
     Hedge,  # the other owner of attempts; a route has one of the two
     Audit,  # an observer; where it waits for room in its queue, only what all of the above let pass does
+    AccessLog,  # an observer; its lines are about what the caller was told
     Metrics,  # an observer: sees how all of the above ended
 )

@@ -7,8 +7,9 @@ masked becomes `[masked]`; the words around it stay, so that a message can still
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 MASKED = "[masked]"
@@ -41,9 +42,9 @@ _KNOWN_KEY = re.compile(
     r"|hf_[A-Za-z0-9]{20,}|npm_[A-Za-z0-9]{20,}|pypi-[A-Za-z0-9_-]{20,})",
     re.ASCII,
 )
+_VALUE = r"(?P<value>\"(?:[^\"\\]|\\.)*\"?|'(?:[^'\\]|\\.)*'?|(?:(?:bearer|basic)\s+)?[^\s,;&\"'(){}]+)"
 _NAMED = re.compile(
-    rf"(?P<name>{_NAMES}[A-Za-z0-9_-]{{0,64}}[\"']?\s{{0,8}}[:=]\s{{0,8}})"
-    r"(?P<value>\"(?:[^\"\\]|\\.)*\"?|'(?:[^'\\]|\\.)*'?|(?:(?:bearer|basic)\s+)?[^\s,;&\"'(){}]+)",
+    rf"(?P<name>{_NAMES}[A-Za-z0-9_-]{{0,64}}[\"']?\s{{0,8}}[:=]\s{{0,8}}){_VALUE}",
     re.IGNORECASE | re.ASCII,
 )
 _CARD = re.compile(
@@ -79,6 +80,15 @@ def mask_value(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [mask_value(each) for each in value]
     return value
+
+
+def hide_named(names: Iterable[str]) -> Callable[[str], str]:
+    """A function that masks, in a text, the value of whatever bears one of `names` ("email=a@b", '"email": "a@b"')."""
+    either = "|".join(map(re.escape, sorted(names)))
+    named = re.compile(
+        rf"(?P<name>(?<![A-Za-z0-9_])(?:{either})[\"']?\s{{0,8}}[:=]\s{{0,8}}){_VALUE}", re.IGNORECASE | re.ASCII
+    )
+    return functools.partial(named.sub, _hide_value)
 
 
 def is_secret_name(name: str) -> bool:

@@ -257,3 +257,6 @@ SPANS = MetricName(
     "Spans of sampled RPCs by what became of them: exported, failed (the collector did not take them), dropped (queue full).",
     ("result",),
 )
+LOG_LINES_DROPPED = MetricName(
+    "sidecar_log_lines_dropped_total", "counter", "Lines that found the queue of the log full, or its reader gone."
+)

@@ -230,10 +230,11 @@ def of(
     directory: Path | None = None,
     clock: FakeClock | None = None,
     max_metadata: int = 16 * 1024,
+    prepare: Callable[[Runtime], Runtime] = lambda runtime: runtime,
 ) -> Bench[P]:
     """A bench for `policy` with the section `text`, as it would stand in the file. Paths are relative to `directory`.
 
-    Raises what the model and the policy raise.
+    `prepare` gives the runtime what this policy needs of it beside the rest. Raises what the model and the policy raise.
     """
     clock = clock or FakeClock()
     runtime = Runtime(
@@ -244,6 +245,7 @@ def of(
         metrics=Metrics(),
         log=logging.getLogger("bench"),
     ).scoped(listener="bench", route="bench", direction="inbound")
+    runtime = prepare(runtime)
     return Bench(policy(config_of(policy, text, directory=directory), runtime), runtime, clock, max_metadata)
 
 

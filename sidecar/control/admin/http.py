@@ -21,6 +21,7 @@ from sidecar.control.admin import view
 from sidecar.control.admin.dashboard import requests as dashboard
 from sidecar.control.admin.dashboard.board import Dashboard
 from sidecar.rollout.rollouts import ORDERS, NoSuchRollout, Refused, StoreUnavailable
+from sidecar.telemetry.logs import level_of, set_level
 from sidecar.transport.bind import bind, shown_address, split_host_port
 
 if TYPE_CHECKING:
@@ -125,6 +126,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         self._answer(_POST, other=_GET)
+
+    def do_PUT(self) -> None:
+        # What can be set, some set by PUT.
+        self.do_POST()
 
     def _answer(
         self, table: dict[str, Callable[[_Handler], None]], other: dict[str, Callable[[_Handler], None]]
@@ -298,6 +303,21 @@ def _test_alerts(request: _Handler) -> None:
         request.text(HTTPStatus.CONFLICT, f"{error}\n")
 
 
+def _logging(request: _Handler) -> None:
+    request.json({"level": level_of(request.server.admin.process.runtime.log)})
+
+
+def _set_logging(request: _Handler) -> None:
+    """`?level=debug`; until the process ends."""
+    admin = request.server.admin
+    try:
+        set_level(admin.process.runtime.log, request.query().get("level", [""])[0])
+    except ValueError as error:
+        request.text(HTTPStatus.BAD_REQUEST, f"{error}; POST /logging?level=LEVEL\n")
+        return
+    _logging(request)
+
+
 def _index(request: _Handler) -> None:
     """The dashboard for browsers, the list of what there is for everybody else."""
     if dashboard.wants_page(request):
@@ -358,6 +378,7 @@ _GET: dict[str, Callable[[_Handler], None]] = {
     "/alerts": _view(view.alerts),
     "/drain": _view(view.drain),
     "/explain": _explain,
+    "/logging": _logging,
     "/rollout": _rollout,
     "/version": _view(lambda _: view.version()),
     "/status": dashboard.status,
@@ -371,6 +392,7 @@ _POST: dict[str, Callable[[_Handler], None]] = {
     "/agent/restart": _restart_agent,
     "/alerts/test": _test_alerts,
     "/drain": _drain,
+    "/logging": _set_logging,
     "/login": dashboard.log_in,
     "/logout": dashboard.log_out,
     **{f"/rollout/{order}": _order(order) for order in ORDERS},

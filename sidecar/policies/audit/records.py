@@ -103,7 +103,7 @@ class Ended:
             "reason": outcome.reason.name if outcome.reason is not None else None,
             "origin": outcome.origin.value,
             "request_id": _request_id(self.request_id),
-            "trace_id": _trace_id(self.traceparent),
+            "trace_id": self._trace(),
         }
         if self.kind == "call":
             record |= {
@@ -116,6 +116,10 @@ class Ended:
                 "attempts": self.attempts,
             }
         return {name: value for name, value in record.items() if value is not None}
+
+    def _trace(self) -> str | None:
+        trace = self.notes.get("tracing") if self.notes else None
+        return trace.trace_id.decode() if trace is not None else _trace_id(self.traceparent)
 
     def _decision(self) -> tuple[str, str | None]:
         """Whether it might pass, and by which rule. Without authorization, only an unusable identity is a denial."""
