@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from sidecar.proxy.recent import RecentRefusals
 from sidecar.request_id import new_request_id
+from sidecar.store.sealing import Sealing
 
 if TYPE_CHECKING:
     import random
@@ -107,6 +108,8 @@ class Runtime:
     """Which of several workers this process is, from 1; 0 = it is the only one."""
     store: Store | None = None
     """What is shared with other workers and hosts; None = none is configured."""
+    sealing: Sealing = field(default_factory=Sealing)
+    """Encrypts what is kept of calls, if keys are configured."""
 
     def scoped(self, *, listener: str, route: str, direction: str, node: str = "") -> Runtime:
         """The same process, seen by one route."""

@@ -143,6 +143,7 @@ def make_runtime(loaded: Loaded, worker: int = 0) -> Runtime:
         log=logging.getLogger("sidecar"),
         worker=worker,
         store=store,
+        sealing=loaded.root.encryption.sealing(),
         lines=logs.writer_of(logging.getLogger("sidecar")),
     )
 

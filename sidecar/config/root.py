@@ -15,7 +15,7 @@ from sidecar.config.model import Model
 from sidecar.config.policies import Configured, Policies, policies_model
 from sidecar.config.redaction import redacted
 from sidecar.config.units import BindAddress, Duration, HostName, Name, is_loopback
-from sidecar.store.config import StoreConfig
+from sidecar.store.config import EncryptionConfig, StoreConfig
 from sidecar.supervision.config import AgentConfig
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "AgentConfig",
     "AlertsConfig",
     "ClusterConfig",
+    "EncryptionConfig",
     "ListenerConfig",
     "NodeConfig",
     "Root",
@@ -75,6 +76,9 @@ class Root(Model):
     node: NodeConfig = Field(default_factory=NodeConfig, description="who this sidecar is")
     admin: AdminConfig = Field(default_factory=AdminConfig, description="probes, metrics, state, drain")
     store: StoreConfig | None = Field(None, description="what workers and hosts share; default: nothing is shared")
+    encryption: EncryptionConfig = Field(
+        default_factory=EncryptionConfig, description="of what is kept of calls in the store"
+    )
     workers: int = Field(
         default=1,
         ge=1,

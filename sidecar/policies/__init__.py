@@ -17,6 +17,7 @@ from sidecar.policies.deadline import Deadline
 from sidecar.policies.fault import Fault
 from sidecar.policies.headers import Headers
 from sidecar.policies.hedge import Hedge
+from sidecar.policies.idempotency import Idempotency
 from sidecar.policies.mask import Mask
 from sidecar.policies.metrics import Metrics
 from sidecar.policies.rate_limit import RateLimit
@@ -35,6 +36,7 @@ ORDER: tuple[type[Policy[Any]], ...] = (
     RateLimit,  # after authorization: who may not call uses nobody's share
     Budget,  # after rate limits: reserving may wait, and what is over its rate need not reserve
     Validate,  # after limits, which parsing must not get around; before whatever answers from memory or sends
+    Idempotency,  # after all that may refuse: a replay needs the same right, rate and form; before what changes the request
     Headers,  # after whatever decides: decisions are made on what the caller sent
     Retry,  # owns what happens when an attempt ends; what it repeats has passed all of the above once
     Hedge,  # the other owner of attempts; a route has one of the two

@@ -53,7 +53,7 @@ class Hedge(Policy[HedgeConfig]):
         self._started = runtime.metrics.counter(names.HEDGES, listener=runtime.listener, route=runtime.route)
 
     def on_attempt_start(self, call: Call, attempt: Attempt, now: float) -> None:
-        if call.plan.idempotent or call.metadata(_KEY) is not None:
+        if call.plan.idempotent or call.outlives or call.metadata(_KEY) is not None:
             self._arm(call, self._delay)
 
     def _arm(self, call: Call, delay: float) -> None:
@@ -77,7 +77,7 @@ class Hedge(Policy[HedgeConfig]):
     def on_attempt_end(self, call: Call, attempt: Attempt, outcome: Outcome) -> bool:
         if outcome.code not in self._non_fatal:
             return False
-        if not (call.plan.idempotent or call.metadata(_KEY) is not None):
+        if not (call.plan.idempotent or call.outlives or call.metadata(_KEY) is not None):
             return False
         pushback = attempt.facts.value(_PUSHBACK) if attempt.facts is not None else None
         if pushback is not None and not pushback.isdigit():

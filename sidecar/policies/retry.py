@@ -153,7 +153,12 @@ class Retry(Policy[RetryConfig]):
         return True
 
     def _may_repeat(self, call: Call) -> bool:
-        return not self._only_idempotent or call.plan.idempotent or call.metadata(IDEMPOTENCY_KEY) is not None
+        return (
+            not self._only_idempotent
+            or call.plan.idempotent
+            or call.outlives
+            or call.metadata(IDEMPOTENCY_KEY) is not None
+        )
 
     def _delay(self, call: Call, attempt: Attempt) -> float | None:
         """Seconds until the next attempt; None = the agent said not to repeat (gRFC A6, "Pushback")."""

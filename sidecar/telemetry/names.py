@@ -57,6 +57,13 @@ LIMIT_STORE_ERRORS = MetricName(
     "charge_lost: units that were used and could not be charged.",
     ("listener", "policy", "limit", "decision"),
 )
+IDEMPOTENCY = MetricName(
+    "sidecar_idempotency_total",
+    "counter",
+    "Keyed RPCs, by what became of them: executed, replayed, joined (waited for another's answer), released (not done), "
+    "unknown, reused, in_progress, not_replayable, malformed, required, too_large, store_unavailable.",
+    ("listener", "route", "outcome"),
+)
 BUDGET_CHARGED = MetricName(
     "sidecar_budget_charged_total", "counter", "Units charged to a budget.", ("listener", "limit")
 )
