@@ -30,6 +30,9 @@ def main() -> None:
 
     Exit codes: 0 done, 1 failed, 2 wrong usage.
     """
+    # Agents and tools are often files of the folder one is in; what is installed comes first.
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)
 
 
 @main.command(

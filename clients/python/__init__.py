@@ -25,6 +25,7 @@ from clients.python.results import (
     Table,
     Turn,
 )
+from clients.python.tasks import News, Rating, Task
 
 __all__ = [
     "AgentClient",
@@ -34,12 +35,15 @@ __all__ = [
     "FieldViolation",
     "IngestSummary",
     "Log",
+    "News",
     "Partial",
     "Progress",
+    "Rating",
     "Rejected",
     "Result",
     "Started",
     "Table",
+    "Task",
     "TlsFiles",
     "Turn",
     "new_idempotency_key",

@@ -28,6 +28,7 @@ from clients.python import (
     new_idempotency_key,
 )
 from clients.python.failure import number_of
+from clients.python.task_commands import add_to
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
@@ -332,6 +333,9 @@ def _encoded(value: Any) -> Any:
     if isinstance(value, bytes):
         return {"base64": base64.b64encode(value).decode()}
     raise TypeError(type(value).__name__)
+
+
+add_to(main, _operation_options, _shown, _parameters, _key)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from clients.python.results import (
     to_struct,
     to_summary,
 )
+from clients.python.tasks import TaskCalls
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -87,6 +88,8 @@ class AgentClient:
         self._agent = agent
         self._timeout = timeout
         self._metadata = tuple(metadata)
+        self.tasks = TaskCalls(self)
+        """Long work."""
 
     async def __aenter__(self) -> Self:
         return self

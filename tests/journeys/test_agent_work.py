@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 import pytest
 
-from clients.python import AgentClient
+from clients.python import AgentClient, CallFailure, News, Task
 from clients.python.api import agent_pb2 as pb
 from clients.python.api.agent_pb2_grpc import AgentServiceStub
 from tests.journeys.pair import Pair
@@ -183,3 +183,38 @@ def test_log_lines_hide_what_must_not_be_read(tmp_path: Path) -> None:
         _, logged = process.popen.communicate(timeout=WAIT)
     assert "pass-word-1" not in str(caught.value) + logged
     assert "DATABASE_UNAVAILABLE" in logged
+
+
+def test_the_clients_tasks(tmp_path: Path, site: Site) -> None:
+    held = {
+        "name": "held",
+        "steps": [{"id": "a", "tool": "http.get", "with": {"url": f"{site.url}/hold"}, "timeout": 60}],
+    }
+
+    async def scene(address: str) -> None:
+        async with asyncio.timeout(WAIT), AgentClient(address, agent="workflow") as client:
+            done = await client.tasks.submit("run", {"definition": {**PLAN, "name": "done"}})
+            told = [each async for each in client.tasks.watch(done.task_id)]
+            ended = told[-1]
+            assert isinstance(ended, Task)
+            assert ended.state == "succeeded"
+            assert ended.result is not None
+            assert ended.result.output["output"] == {"result": {"rows": [{"a": "1", "b": "2"}]}}
+            first = told[0]
+            assert isinstance(first, News)
+            assert [each async for each in client.tasks.watch(done.task_id, first.sequence)] == [*told[1:-1], ended]
+            waiting = await client.tasks.submit("run", {"definition": held})
+            assert await asyncio.to_thread(site.held.wait, WAIT)
+            assert (await client.tasks.get(waiting.task_id)).state == "running"
+            assert [each.task_id async for each in client.tasks.all("running")] == [waiting.task_id]
+            cancelled = await client.tasks.cancel(waiting.task_id)
+            assert cancelled.failure is not None
+            assert (cancelled.state, cancelled.failure.reason) == ("cancelled", "CANCELLED")
+            assert [each.task_id async for each in client.tasks.all()] == [waiting.task_id, done.task_id]
+            assert (await client.tasks.rate(done.task_id, 3)).mean == 3.0
+            assert [(each.agent, each.count) for each in await client.tasks.ratings()] == [("workflow", 1)]
+            with pytest.raises(CallFailure, match="TASK_UNKNOWN"):
+                await client.tasks.get("none")
+
+    with running(*settings(tmp_path), "--allow-address", "127.0.0.0/8") as process:
+        asyncio.run(scene(process.address))
