@@ -453,6 +453,8 @@ class Call(Stream):
         if self.ended:
             return
         self.ended = True
+        # The caller may have been silent since it asked: its connection does not know how late it is.
+        self.connection.now = self.plan.runtime.clock.monotonic()
         self.straight = False
         self.held = self.replay = self.tried = None
         if self.timer is not None:
