@@ -30,8 +30,23 @@ def ask(
 
     Raises AdminError.
     """
+    body = _answer(admin, path, token=token, form=form, timeout=timeout, accept="application/json")
+    try:
+        return json.loads(body)
+    except ValueError:
+        raise AdminError(f"what answers at {admin}{path} is no sidecar of this version") from None
+
+
+def ask_text(admin: str, path: str, *, token: str | None = None, timeout: float = _TIMEOUT) -> str:
+    """GET `path` as text (metrics). Raises AdminError."""
+    return _answer(admin, path, token=token, form=None, timeout=timeout, accept="text/plain; version=0.0.4")
+
+
+def _answer(
+    admin: str, path: str, *, token: str | None, form: Mapping[str, str] | None, timeout: float, accept: str
+) -> str:
     connection = _connection(admin, timeout)
-    headers = {"accept": "application/json"}
+    headers = {"accept": accept}
     if token is not None:
         headers["authorization"] = f"Bearer {token}"
     try:
@@ -51,10 +66,7 @@ def ask(
         raise AdminError("this sidecar has an admin token: give it with --token or SIDECAR_ADMIN_TOKEN")
     if answer.status != http.HTTPStatus.OK:
         raise AdminError(f"the sidecar answered {answer.status}: {body.strip()[:500]}")
-    try:
-        return json.loads(body)
-    except ValueError:
-        raise AdminError(f"what answers at {admin}{path} is no sidecar of this version") from None
+    return body
 
 
 def _connection(admin: str, timeout: float) -> http.client.HTTPConnection:

@@ -18,6 +18,7 @@ _COMMANDS = {
     "explain": ("explain", "Which route, rule and limit decide about a call, and why."),
     "alerts": ("alerts", "What fires, and whether it reaches people: list, test."),
     "rollout": ("rollout", "Drive a rollout: status, start, pause, resume, promote, abort."),
+    "drill": ("drill", "A fault on purpose, for a bounded time, with a verdict."),
     "logging": ("logging", "What a running sidecar logs: show it, or change it."),
     "audit": ("audit", "Check an audit log, or read it."),
     "certs": ("certs", "A development CA, SPIFFE certificates, and what is in them."),

@@ -22,6 +22,7 @@ from sidecar.control.process import Process, State
 from sidecar.control.workers.place import Line, Place
 from sidecar.proxy.holding import Holding
 from sidecar.runtime import Runtime
+from sidecar.store.severable import severable
 from sidecar.store.url import open_store
 from sidecar.telemetry import logs
 from sidecar.telemetry.metrics import Metrics
@@ -133,7 +134,8 @@ def make_runtime(loaded: Loaded, worker: int = 0) -> Runtime:
     store = None
     if loaded.root.store is not None:
         directory = Path(loaded.file).parent
-        store = open_store(loaded.root.store.url, clock=clock, random=chance, directory=directory)
+        # Such that a drill can take it away.
+        store = severable(open_store(loaded.root.store.url, clock=clock, random=chance, directory=directory))
     return Runtime(
         clock=clock,
         deadlines=Deadlines(clock),

@@ -49,6 +49,7 @@ class Endpoint:
         "_load",
         "_options",
         "_runtime",
+        "_severed",
         "_timer",
         "_upstreams",
         "_waiting",
@@ -61,6 +62,7 @@ class Endpoint:
         "last_error",
         "load",
         "retry_at",
+        "severed",
         "vitals",
     )
 
@@ -103,6 +105,9 @@ class Endpoint:
         self._backoff = 0.0
         self._timer: Timer | None = None
         self._closed = False
+        # A drill refuses its connections; `severed`: how many it has taken or refused since.
+        self._severed = False
+        self.severed = 0
         self.vitals = Vitals(self, rules, options, runtime, may_eject=may_eject, changed=self._fares_differently)
 
     # ── the data path ──
@@ -250,6 +255,11 @@ class Endpoint:
         return sum(1 for each in self._upstreams if each.connection is not None and not each.connection.is_spent)
 
     async def _connect(self) -> None:
+        if self._severed:
+            self._connecting -= 1
+            self.severed += 1
+            self._failed("cut off by a drill")
+            return
         upstream = Upstream(
             self._runtime,
             self._flusher,
@@ -268,7 +278,7 @@ class Endpoint:
             self._failed(plain_reason(error))
         else:
             self._connecting -= 1
-            if self._closed:
+            if self._closed or self._severed:
                 upstream.close()
 
     def _failed(self, reason: str) -> None:
@@ -332,6 +342,18 @@ class Endpoint:
         old = [each for each in self._upstreams if each.ready]
         if old:
             self._runtime.spawn(self._replace(old), f"renew {self.address}")
+
+    def sever(self) -> None:
+        """As if the network to it were gone: connections are lost at once, new ones refused, until `mend`."""
+        self._severed = True
+        self.severed = len(self._upstreams)
+        for upstream in list(self._upstreams):
+            upstream.close()
+
+    def mend(self) -> None:
+        if self._severed:
+            self._severed = False
+            self.hurry()
 
     async def _replace(self, old: list[Upstream]) -> None:
         def ready(upstream: Upstream) -> None:

@@ -12,6 +12,7 @@ from sidecar.alerts.alerts import Alerts
 from sidecar.config.load import load
 from sidecar.config.problems import ConfigError
 from sidecar.control.certificates import Certificates
+from sidecar.control.drills.drills import Drills
 from sidecar.control.generation import Builder, Generation, direction_of, listener_options
 from sidecar.control.long_calls import LongCalls
 from sidecar.control.revocations import RevocationLists
@@ -74,6 +75,7 @@ class Process:
         self.rollouts = Rollouts(runtime, self._rollout_moved)
         self.alerts = Alerts(runtime)
         self.long_calls = LongCalls(runtime.clock, self.calls)
+        self.drills = Drills(self)
         self._builder = Builder(runtime, self._flusher, self.certificates, self.rollouts)
         self._watch = FileWatch(runtime.clock, self._files_changed)
         self._reloads = {
@@ -125,23 +127,25 @@ class Process:
         self._builder.adopt(generation)
         self.generation = generation
         self.warnings = tuple(map(str, loaded.warnings))
-        self.alerts.adopt(loaded.root.alerts, loaded.root.node.name)
+        self.alerts.adopt(loaded.root.alerts, loaded.root.node.name, workers=loaded.root.workers)
         self.loaded_at = self.runtime.clock.wall()
         if self.runtime.lines is not None:
             self.runtime.lines.hide(hidden_in_logs(generation))
-        self._watch.watch({*loaded.files, *(path for each in self._policies() for path in each.files)})
+        self._watch.watch({*loaded.files, *(path for each in self.policies for path in each.files)})
 
     def _rollout_moved(self, event: dict[str, Any]) -> None:
         """A transition that was decided here goes into every audit log, as what people do."""
-        note(self._policies(), "rollout", event, self.runtime.clock.wall())
+        note(self.policies, "rollout", event, self.runtime.clock.wall())
 
-    def _policies(self) -> list[Policy[Any]]:
+    @property
+    def policies(self) -> list[Policy[Any]]:
+        """Those that are in force, of every route of every listener."""
         edges = self.generation.edges.values() if self.generation is not None else ()
         return [policy for edge in edges for plan in edge.routes.plans() for policy in plan.policies]
 
     def clear_cache(self) -> int:
         """Forget the answers that policies keep; how many there were."""
-        return sum(policy.forget() for policy in self._policies())
+        return sum(policy.forget() for policy in self.policies)
 
     def _recheck(self) -> None:
         """What callers may do has changed: open connections and running calls are judged again."""
@@ -165,6 +169,7 @@ class Process:
             self._reloads["rejected"].inc()
             self.runtime.log.error("configuration rejected, the former one stays", extra={"cause": str(error)})
             return False
+        self.drills.end("the configuration was reloaded")
         for config in loaded.root.listeners:
             self.listeners[config.name].adopt(
                 generation.edges[config.name],
@@ -180,6 +185,30 @@ class Process:
         # Whoever asks for a reload means all of it; nobody should have to wait for the next look at the files.
         self.reload_certificates()
         return True
+
+    def disturb(self, change: Callable[[Root], Root]) -> Callable[[], None]:
+        """Serve by a changed configuration for a while, as a drill does; calling what is returned ends it.
+
+        Listeners and clusters must stay the same. What is configured (and shown) does not change. Raises ValueError.
+        """
+        generation = self.generation
+        assert generation is not None
+        changed = self._builder.build(
+            change(generation.root), number=generation.number, source_hash=generation.source_hash
+        )
+        for name, edge in changed.edges.items():
+            self.listeners[name].follow(edge)
+            for plan in edge.routes.plans():
+                for policy in plan.policies:
+                    policy.begin(plan.cluster)
+
+        def undo() -> None:
+            # The former plans as they are: nothing has to be built, so nothing can keep them from coming back.
+            for name, edge in generation.edges.items():
+                if self.listeners[name].edge is changed.edges[name]:
+                    self.listeners[name].follow(edge)
+
+        return undo
 
     def _check_fixed(self, root: Root) -> None:
         """What a reload cannot change: where we listen."""
@@ -218,7 +247,7 @@ class Process:
     def _reload_lists(self, files: set[Path]) -> None:
         """Revocation lists, and the files that policies read."""
         changed, problems = self._revocations.reload(files)
-        for policy in self._policies():
+        for policy in self.policies:
             if files.intersection(policy.files):
                 try:
                     changed = policy.reload() or changed
@@ -251,6 +280,7 @@ class Process:
         """Stop without losing a call: GOAWAY, wait for what runs up to drain_timeout, then leave."""
         if self.state in {State.DRAINING, State.STOPPED}:
             return
+        self.drills.end("the sidecar drains")
         self.state = State.DRAINING
         timeout = self.generation.root.drain_timeout if self.generation is not None else 0.0
         self.runtime.log.info("draining", extra={"active": self.active_calls, "timeout": timeout})
@@ -277,6 +307,7 @@ class Process:
         """End at once."""
         if self.state is State.STOPPED:
             return
+        self.drills.end("the sidecar stops")
         self.state = State.STOPPED
         self._watch.stop()
         self.alerts.stop()

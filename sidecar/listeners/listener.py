@@ -75,6 +75,8 @@ class Listener:
         self.accepted = 0
         self.refused = 0
         self.handshakes_failed = 0
+        # A drill judges certificates as of a later time; 0 = none does.
+        self.ahead = 0.0
         self.runtime = runtime
         self.flusher = flusher
         self._context = context
@@ -153,14 +155,33 @@ class Listener:
         context: Callable[[], ssl.SSLContext | None],
     ) -> None:
         """A new generation: calls that start from now on follow it, on connections old and new."""
-        edge.draining = self.edge.draining
-        self.edge = edge
         self.options = options
         self.direction = direction
         self._context = context
+        self.follow(edge)
+
+    def follow(self, edge: Edge) -> None:
+        """Calls that start from now on go by `edge`."""
+        edge.draining = self.edge.draining
+        self.edge = edge
         for inlet in self.connections:
             if inlet.peer is not None:
                 inlet.peer.edge = edge
+
+    def certificate_ends(self) -> list[float]:
+        """When the certificates of connected callers expire, in seconds since the epoch."""
+        peers = (each.peer for each in self.connections)
+        return [peer.certificate.not_after for peer in peers if peer is not None and peer.certificate is not None]
+
+    def look_ahead(self, seconds: float) -> None:
+        """Judge callers' certificates as of so many seconds from now, those that are connected too; 0 = as of now."""
+        self.ahead = seconds
+        clock = self.runtime.clock
+        offset = clock.monotonic() - clock.wall() - seconds
+        for inlet in self.connections:
+            peer = inlet.peer
+            if peer is not None and peer.certificate is not None:
+                peer.ends = offset + peer.certificate.not_after
 
     def recheck(self) -> None:
         """Revocations, or what policies allow, may have changed: judge open connections and their calls again."""
@@ -288,7 +309,7 @@ class Inlet:
         ends = float("inf")
         if certificate is not None:
             problem = problem or listener.revocation_problem(certificate)
-            ends = runtime.clock.monotonic() + certificate.not_after - runtime.clock.wall()
+            ends = runtime.clock.monotonic() + certificate.not_after - runtime.clock.wall() - listener.ahead
         if problem is not None:
             refused = unusable(problem)
         return Peer(

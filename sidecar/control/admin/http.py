@@ -20,6 +20,8 @@ from sidecar.alerts.alerts import TestRuns
 from sidecar.control.admin import view
 from sidecar.control.admin.dashboard import requests as dashboard
 from sidecar.control.admin.dashboard.board import Dashboard
+from sidecar.control.drills.disturbances import CannotDrill
+from sidecar.control.drills.order import order_from
 from sidecar.rollout.rollouts import ORDERS, NoSuchRollout, Refused, StoreUnavailable
 from sidecar.telemetry.logs import level_of, set_level
 from sidecar.transport.bind import bind, shown_address, split_host_port
@@ -364,6 +366,23 @@ def _order(order: str) -> Callable[[_Handler], None]:
     return answer
 
 
+def _start_drill(request: _Handler) -> None:
+    admin = request.server.admin
+    try:
+        order = order_from({name: values[-1] for name, values in request.query().items()})
+        request.json(admin.on_loop(lambda: admin.process.drills.start(order)))
+    except CannotDrill as error:
+        request.text(HTTPStatus.CONFLICT, f"{error}\n")
+    except ValueError as error:
+        request.text(HTTPStatus.BAD_REQUEST, f"{error}\n")
+
+
+def _end_drill(request: _Handler) -> None:
+    admin = request.server.admin
+    admin.on_loop(lambda: admin.process.drills.end("it was told to end"))
+    request.json(admin.on_loop(admin.process.drills.view))
+
+
 _PROBES = frozenset({"/livez", "/readyz"})
 _GET: dict[str, Callable[[_Handler], None]] = {
     "/": _index,
@@ -377,6 +396,7 @@ _GET: dict[str, Callable[[_Handler], None]] = {
     "/agent": _view(view.agent),
     "/alerts": _view(view.alerts),
     "/drain": _view(view.drain),
+    "/drill": _view(view.drill),
     "/explain": _explain,
     "/logging": _logging,
     "/rollout": _rollout,
@@ -392,6 +412,8 @@ _POST: dict[str, Callable[[_Handler], None]] = {
     "/agent/restart": _restart_agent,
     "/alerts/test": _test_alerts,
     "/drain": _drain,
+    "/drill/start": _start_drill,
+    "/drill/end": _end_drill,
     "/logging": _set_logging,
     "/login": dashboard.log_in,
     "/logout": dashboard.log_out,

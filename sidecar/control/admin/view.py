@@ -180,6 +180,11 @@ def drain(process: Process) -> dict[str, Any]:
     return {"state": process.state.value, "active_calls": process.active_calls}
 
 
+def drill(process: Process) -> dict[str, Any]:
+    """The drill that runs, and the last one."""
+    return process.drills.view()
+
+
 def version() -> dict[str, str]:
     import platform
 
