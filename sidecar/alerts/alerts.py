@@ -23,6 +23,7 @@ from sidecar.alerts.judge import Judge
 from sidecar.alerts.machine import Machine
 from sidecar.alerts.measures import Measures
 from sidecar.alerts.presence import Presence
+from sidecar.alerts.remembered import Remembered
 from sidecar.alerts.senders import sender_of
 from sidecar.telemetry import names
 
@@ -67,11 +68,14 @@ class Alerts:
         # A parent serves nothing; its workers say how they fare.
         self._machine = None if self._is_driven else machine or Machine(runtime.metrics)
         self._presence = Presence(runtime.store, runtime, self._look) if runtime.store is not None else None
+        self._remembered = Remembered(runtime.store, runtime) if runtime.store is not None and self._tells else None
         self._hand_of = hand_of or _threads(asyncio.get_running_loop())
         self._config = AlertsConfig()
         self._node: str | None = None
         self._deliveries: dict[str, Delivery] = {}
         self._timer: Timer | None = None
+        self._has_begun = False
+        self._is_stopped = False
         self._owed: list[Callable[[], None]] = []
         self._testing = threading.Lock()
         if self._tells:
@@ -106,9 +110,21 @@ class Alerts:
 
     def begin(self) -> None:
         """Look from now on."""
+        self._has_begun = True
         if self._presence is not None:
             self._presence.begin()
-        if not self._is_driven:
+        if self._remembered is not None:
+            self._runtime.spawn(self._go_on(self._remembered), "alerts")
+        elif not self._is_driven:
+            self._again()
+
+    async def _go_on(self, remembered: Remembered) -> None:
+        """First what fired when we were last here, so that nobody is told of it twice, and of its end."""
+        firing = await remembered.recall(self._judge.node)
+        resumed = self._judge.resume(firing, self._runtime.clock.monotonic())
+        for each in self._deliveries.values():
+            each.resume(resumed)
+        if not self._is_stopped:
             self._again()
 
     def _again(self) -> None:
@@ -127,10 +143,11 @@ class Alerts:
         if self._machine is not None:
             self._machine.sample(clock.monotonic())
         self._tell(self._judge.look(clock.monotonic(), clock.wall()))
-        if self._deliveries:
-            firing = self._judge.firing()
-            for each in self._deliveries.values():
-                each.remind(firing)
+        firing = self._judge.firing()
+        for each in self._deliveries.values():
+            each.remind(firing)
+        if self._remembered is not None and not self._is_stopped:
+            self._remembered.keep(firing)
 
     def _tell(self, changes: list[Alert]) -> None:
         if not self._tells:
@@ -157,11 +174,11 @@ class Alerts:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if self._has_begun and not self._is_driven:
+            self._look()
+        self._is_stopped = True
         if self._presence is not None:
             self._presence.stop()
-        if not self._is_driven:
-            with contextlib.suppress(Exception):
-                self.look()
         self._owed = [job for each in self._deliveries.values() if (job := each.last_words()) is not None]
 
     def _say_last_words(self) -> None:

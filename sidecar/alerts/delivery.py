@@ -115,6 +115,11 @@ class Delivery:
                 self._owe(alert)
         self._arm(0.0)
 
+    def resume(self, alerts: Iterable[Alert]) -> None:
+        """Of these it was told before we were started again."""
+        now = self._clock.monotonic()
+        self._told.update((each.key, now) for each in alerts if each.severity in self._severities)
+
     def _owe(self, alert: Alert) -> None:
         if alert.key not in self._owed and len(self._owed) >= _MOST_OWED:
             self._owed.pop(next(iter(self._owed)))

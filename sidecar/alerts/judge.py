@@ -70,6 +70,16 @@ class Judge:
         self.history.extend(ended)
         return ended
 
+    def resume(self, alerts: Sequence[Alert], now: float) -> list[Alert]:
+        """These fired when we were last here: they go on, or are over in time. Those that go on."""
+        resumed = []
+        for alert in alerts:
+            standing = self._standing.get(alert.name)
+            if standing is not None and alert.node == self.node and alert.rule == condition(self._rules[alert.name]):
+                standing[alert.labels] = _Standing(alert.value, now, alert.began, alert=alert)
+                resumed.append(alert)
+        return resumed
+
     def look(self, now: float, wall: float) -> list[Alert]:
         """Judge by the values of now. The alerts that began or ended by it."""
         self._measures.look(now, wall)

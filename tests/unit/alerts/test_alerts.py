@@ -25,9 +25,11 @@ from tests.support.clock import FakeClock
 class Stage:
     """A process as far as alerts see it, with one receiver that is told at once."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, **config: Any) -> None:
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, store: MemoryStore | None = None, **config: Any
+    ) -> None:
         self.clock = FakeClock()
-        self.store = MemoryStore(self.clock)
+        self.store = store or MemoryStore(self.clock)
         self.runtime = fake_runtime(self.clock, store=self.store)
         self.metrics: Metrics = self.runtime.metrics
         self.inbox = Inbox()
@@ -246,6 +248,37 @@ async def test_what_is_owed_goes_out_when_the_process_ends(monkeypatch: pytest.M
         await asyncio.to_thread(close)
     assert stage.told == ["firing agent-given-up"]
     assert stage.clock.timers == []
+
+
+async def test_one_that_is_started_again_goes_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Killed while two alerts fire: nobody is told of them again, but of the end of the one that is over meanwhile."""
+    first = Stage(monkeypatch, tmp_path)
+    first.metrics.gauge(names.ROLLOUT_ROLLED_BACK, cluster="data").set(1)
+    first.metrics.gauge(names.BREAKER_STATE, cluster="data", endpoint="e:1").set(2)
+    await first.past(60)
+    assert sorted(first.told) == ["firing breaker-open", "firing rollout-rolled-back"]
+    began = {each["name"]: each["began"] for each in first.alerts.view()["firing"]}
+    second = Stage(monkeypatch, tmp_path, store=first.store)
+    second.metrics.gauge(names.ROLLOUT_ROLLED_BACK, cluster="data").set(1)
+    await second.past(120)
+    assert second.told == ["resolved breaker-open"]
+    assert {each["name"]: each["began"] for each in second.alerts.view()["firing"]} == {
+        "rollout-rolled-back": began["rollout-rolled-back"]
+    }
+    # And the third one has heard of that.
+    third = Stage(monkeypatch, tmp_path, store=first.store)
+    await third.past(120)
+    assert third.told == ["resolved rollout-rolled-back"]
+    assert Stage(monkeypatch, tmp_path, store=first.store).firing == []
+
+
+async def test_a_store_that_is_lost_keeps_nobody_from_looking(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    store = MemoryStore(FakeClock())
+    await store.close()
+    stage = Stage(monkeypatch, tmp_path, store=store)
+    stage.metrics.gauge(names.AGENT_GIVEN_UP).set(1)
+    await stage.past(60)
+    assert sorted(stage.told) == ["firing agent-given-up", "firing store-lost"]
 
 
 async def test_a_worker_judges_and_tells_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
