@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import sqlite3
+from contextlib import aclosing
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, cast
 
 from grpc import StatusCode
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
@@ -14,13 +15,13 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 from agent_server.agents.declare import Agent, IngestOutput, Input, Output, RejectedRecord, agent, ingestion, operation
 from agent_server.core.events import Level
 from agent_server.core.failure import Failure, Violation, invalid_fields
-from agent_server.core.table import Table
+from agent_server.core.table import Cell, Column, Table, row_size
 from agent_server.tools import once, records, sql
 from agent_server.tools.headers import Headers
 from agent_server.tools.sql import SqlParameters
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncGenerator, Callable
 
     from agent_server.core.context import Context
     from agent_server.core.events import Records
@@ -42,6 +43,9 @@ _BATCH_BYTES = 1 << 20
 class QueryInput(Input):
     """A statement that only reads."""
 
+    database: str = Field(
+        default="", description="A configured database instead of the embedded one; its values go by name alone."
+    )
     sql: Sql = Field(description="One statement, with `?` or `:name` where values go.")
     params: SqlParameters = Field(default_factory=list, description="The values, by position or by name.")
     limit: int = Field(default=1000, ge=1, le=100_000, description="Rows to give at most.")
@@ -174,12 +178,52 @@ class DataAgent(Agent):
     @operation("query", read_only=True, text="sql")
     async def query(self, request: QueryInput, context: Context) -> QueryOutput:
         """Runs one reading statement and gives its rows with their types."""
+        if request.database:
+            return await self._query_far(request, context)
         async with self.tools.database.reading() as reader:
             pages = await _run(reader, lambda db: sql.Pages(db.execute(request.sql, sql.bound_all(request.params))))
             try:
                 return await self._read(reader, pages, request, context)
             finally:
                 await reader.run(lambda _: pages.close())
+
+    async def _query_far(self, request: QueryInput, context: Context) -> QueryOutput:
+        bound = sql.bound_all(request.params)
+        if not isinstance(bound, dict):
+            if bound:
+                raise invalid_fields([Violation("parameters.params", "must be an object: values by name, as :name")])
+            bound = {}
+        count = number = size = 0
+        kept: list[tuple[Cell, ...]] = []
+        columns: tuple[Column, ...] = ()
+        cut: Any = ""
+        stream = self.tools.warehouse.stream(request.database, request.sql, bound, page=request.page_size)
+        async with aclosing(cast("AsyncGenerator[Table]", stream)) as pages:
+            async for page in pages:
+                columns = page.columns
+                wanted = page.page(0, request.limit - count)
+                cut = "rows" if len(wanted) < len(page) else cut
+                if context.is_streaming:
+                    number += 1
+                    await context.partial(f"page {number}", table=wanted)
+                    await context.progress(count + len(wanted), 0, "rows")
+                else:
+                    for row in wanted.rows:
+                        size += row_size(row)
+                        if size > request.max_bytes:
+                            cut = "bytes"
+                            break
+                        kept.append(row)
+                count += len(wanted)
+                if cut:
+                    break
+        given = None if context.is_streaming else Table(columns, tuple(kept))
+        return QueryOutput(
+            columns=[each.name for each in columns],
+            row_count=count if given is None else len(given),
+            truncated=cut,
+            table=given,
+        )
 
     async def _read(self, reader: SqliteThread, pages: sql.Pages, request: QueryInput, context: Context) -> QueryOutput:
         columns = [each.name for each in pages.columns]

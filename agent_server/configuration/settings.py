@@ -87,6 +87,8 @@ class BrowserSettings(_Part):
     recycle_after: int = Field(default=200, ge=1)
     max_page_bytes: int = Field(default=16 << 20, ge=1024)
     executable: str = ""
+    sandbox: bool | None = None
+    """Chromium's own sandbox; none: yes, unless we are root, for whom it does not work. Containers may forbid what it needs."""
 
 
 class MemorySettings(_Part):

@@ -86,12 +86,15 @@ class BrowserPool:
         recycle_after: int = 200,
         max_page_bytes: int = 16 << 20,
         executable: str = "",
+        sandbox: bool | None = None,
     ) -> None:
         """`pages` at the same time; a browser is replaced after `recycle_after` of them. `max_page_bytes`: one answer's size."""
         self._gate = Gate(rule, max_bytes=max_page_bytes)
         self._max_bytes = max_page_bytes
         self._recycle_after = recycle_after
         self._executable = executable
+        # Chromium's own sandbox works for ordinary users only.
+        self._sandbox = os.geteuid() != 0 if sandbox is None else sandbox
         self._places = asyncio.Semaphore(pages)
         self._starting = asyncio.Lock()
         self._playwright: Playwright | None = None
@@ -336,8 +339,7 @@ class BrowserPool:
             browser = await self._playwright.chromium.launch(
                 executable_path=executable,
                 args=list(_FLAGS),
-                # Chromium's own sandbox works for ordinary users only.
-                chromium_sandbox=os.geteuid() != 0,
+                chromium_sandbox=self._sandbox,
                 proxy={"server": f"http://{self._gate.address}"},
             )
         except Error as error:

@@ -110,6 +110,7 @@ class Toolbox:
                 recycle_after=told.recycle_after,
                 max_page_bytes=told.max_page_bytes,
                 executable=told.executable,
+                sandbox=told.sandbox,
             )
         return self._browser
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
 
+_LONGEST = 1 << 20
 _REFERENCE = re.compile(r"\bsteps\s*(?:\.\s*([a-z][a-z0-9_]*)|\[\s*['\"]([a-z][a-z0-9_]*)['\"]\s*\])")
 _GIVEN = re.compile(r"\A\s*\{\{\s*inputs\s*\.\s*[a-z][a-z0-9_]*\s*\}\}\s*\Z")
 _TEMPLATE = re.compile(r"\{[{%#]")
@@ -177,6 +178,15 @@ class Workflow(_Part):
             raise invalid_fields(wrong)
 
 
+class _Loader(yaml.SafeLoader):
+    """Without aliases: ten lines of them stand for more values than there is memory."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases (*name) are not for workflows")
+        return super().compose_node(parent, index)
+
+
 def _has_template(value: Any) -> bool:
     if isinstance(value, str):
         return _TEMPLATE.search(value) is not None
@@ -189,10 +199,12 @@ def parse(text: str | Mapping[str, Any], root: str = "workflow") -> Workflow:
     """A workflow from YAML, or from the values of one. Raises Failure INVALID_ARGUMENT naming what is wrong."""
     values: Any = text
     if isinstance(text, str):
+        if len(text) > _LONGEST:
+            raise invalid(root, f"must be at most {_LONGEST} characters")
         try:
-            values = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise invalid(root, " ".join(str(error).split())) from None
+            values = yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
+        except (yaml.YAMLError, RecursionError, ValueError) as error:
+            raise invalid(root, " ".join(str(error).split())[:500]) from None
     if not isinstance(values, dict):
         raise invalid(root, "expected a mapping")
     try:

@@ -454,3 +454,26 @@ def test_streamed_fetch_tells_of_each_url(desk: Any) -> None:
     assert sorted(event.item for event in events if isinstance(event, Partial)) == ["ftp://a/", "ftp://b/"]
     assert [event.completed for event in events if isinstance(event, Progress)] == [1, 2]
     assert len([event for event in events if isinstance(event, Log)]) == 2
+
+
+def test_a_configured_database_is_read_page_by_page(desk: Any) -> None:
+    desk.order("execute", sql="CREATE TABLE n (i INTEGER)")
+    desk.order("execute", sql="INSERT INTO n VALUES (?)", many=[[number] for number in range(25)])
+    wanted: dict[str, Any] = {
+        "database": "main",
+        "sql": "SELECT i FROM n WHERE i >= :low ORDER BY i",
+        "params": {"low": 5},
+    }
+    outcome = desk.order("query", **wanted, limit=8)
+    assert (outcome.output["row_count"], outcome.output["truncated"]) == (8, "rows")
+    assert outcome.table is not None
+    assert outcome.table.rows == tuple((number,) for number in range(5, 13))
+    assert desk.order("query", **wanted, max_bytes=1024).output["truncated"] == ""
+    events = desk.streamed("query", **wanted, page_size=10)
+    assert [len(each.table) for each in events if isinstance(each, Partial) and each.table] == [10, 10]
+    with pytest.raises(Failure) as caught:
+        desk.order("query", database="main", sql="SELECT ?", params=[1])
+    assert caught.value.violations[0].field == "parameters.params"
+    with pytest.raises(Failure) as caught:
+        desk.order("query", database="books", sql="SELECT 1")
+    assert caught.value.reason == "DATABASE_UNKNOWN"

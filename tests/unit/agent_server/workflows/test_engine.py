@@ -231,3 +231,19 @@ def test_many_items_tell_how_far_they_are(stage: Stage) -> None:
     stage.runner.run(stage.engine.run(workflow, {}, "run", Context("x", sink=sink)))
     assert len(told) == 126  # every second of 250, and the step
     assert told[-2:] == [(250, 250, "items"), (1, 1, "steps")]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: &a [x, x]\nb: &b [*a, *a]\nname: w\nsteps: [*b]\n",
+        "[" * 100_000,
+        "name: w\nsteps: !!python/object/apply:os.system [ls]\n",
+        "name: w\n" + " " * (1 << 20),
+        "2024-99-99: x",
+    ],
+)
+def test_texts_that_are_no_workflow_are_refused_at_once(text: str) -> None:
+    with pytest.raises(Failure) as caught:
+        parse(text)
+    assert caught.value.code is StatusCode.INVALID_ARGUMENT
