@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator, SecretStr, WithJsonSchema
@@ -249,6 +250,15 @@ class ReceiverConfig(Model):
             if getattr(self, kind) is not None or getattr(self, f"{kind}_file") is not None:
                 return kind
         return "email"
+
+
+def files_of(receiver: ReceiverConfig) -> list[Path]:
+    """What is read when it is told something."""
+    email = receiver.email
+    named = [receiver.webhook_file, receiver.slack_file, receiver.pagerduty_file, receiver.trusted_ca]
+    if email is not None:
+        named += [email.password_file, email.trusted_ca]
+    return [each for each in named if each is not None]
 
 
 class AlertsConfig(Model):

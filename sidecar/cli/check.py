@@ -98,6 +98,7 @@ def _findings(path: Path | None, admin: str | None, progress: Progress) -> Itera
         loaded = yield from _configuration(path)
         if loaded is not None:
             yield from _certificates(loaded)
+            yield from _receivers(loaded)
             yield from _upstreams(loaded, progress)
     if admin is not None:
         progress.step(admin)
@@ -170,6 +171,21 @@ def _names(name: str, file: Path) -> Iterator[Finding]:
             f"{file} has only a URI name: grpcio clients check the host name and cannot dial it; add a DNS or IP name"
         )
         yield Finding("certificates", f"{name}: names", "warning", hint)
+
+
+def _receivers(loaded: Loaded) -> Iterator[Finding]:
+    """Whom alerts go to; whether they arrive is for `sidecar alerts test` to say."""
+    from sidecar.alerts.config import files_of
+
+    for name, receiver in loaded.root.alerts.receivers().items():
+        problem = None
+        for file in files_of(receiver):
+            try:
+                problem = problem or (None if file.read_bytes().strip() else f"{file} is empty")
+            except OSError as error:
+                problem = f"{file} cannot be read: {error.strerror}"
+        shown = f"receiver {name}"
+        yield Finding("alerts", shown, "ok") if problem is None else Finding("alerts", shown, "failed", problem)
 
 
 def _upstreams(loaded: Loaded, progress: Progress) -> Iterator[Finding]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import click
+from click.testing import CliRunner
 
 from sidecar.cli.alerts import lines
+from sidecar.cli.main import sidecar
 
 FIRES = {
     "name": "slow",
@@ -47,3 +51,30 @@ def test_everything() -> None:
 
 def test_that_nobody_is_told_is_said() -> None:
     assert shown({**FOUND, "receivers": []})[-1] == "nobody is told: the configuration has no alerts.send"
+
+
+def test_check_reads_what_receivers_need(tmp_path: Path) -> None:
+    (tmp_path / "url").write_text("https://hooks.example/secret")
+    (tmp_path / "empty").write_text("\n")
+    (tmp_path / "sidecar.yaml").write_text(
+        """
+listeners:
+  - {name: a, direction: outbound, bind: "127.0.0.1:0", routes: [{name: all, match: {method: "/*"}, to: local}]}
+clusters: {local: {endpoints: ["127.0.0.1:1"]}}
+alerts:
+  send:
+    - {slack_file: url}
+    - {name: oncall, pagerduty_file: missing}
+    - {email: {smtp: "mail.example:587", to: [a@b], username: u, password_file: empty}}
+"""
+    )
+    found = CliRunner().invoke(sidecar, ["check", "-c", str(tmp_path / "sidecar.yaml"), "-o", "json"])
+    checked = {
+        each["name"]: (each["result"], each["hint"]) for each in json.loads(found.stdout) if each["group"] == "alerts"
+    }
+    assert checked == {
+        "receiver slack": ("ok", ""),
+        "receiver oncall": ("failed", f"{tmp_path}/missing cannot be read: No such file or directory"),
+        "receiver email": ("failed", f"{tmp_path}/empty is empty"),
+    }
+    assert "secret" not in found.stdout
