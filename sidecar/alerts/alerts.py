@@ -283,7 +283,10 @@ def _threads(loop: asyncio.AbstractEventLoop) -> Callable[[str], Hand]:
                 with contextlib.suppress(RuntimeError):  # The loop has ended meanwhile.
                     loop.call_soon_threadsafe(done, error)
 
-            threading.Thread(target=run, name=f"alerts {name}", daemon=True).start()
+            try:
+                threading.Thread(target=run, name=f"alerts {name}", daemon=True).start()
+            except RuntimeError as error:  # The system has no thread left.
+                loop.call_soon(done, error)
 
         return hand
 

@@ -64,9 +64,11 @@ class Mail:
         config = self._config
         host, port = split_host_port(config.smtp)
         host = host.strip("[]")
+        # Without a name of ours smtplib would ask DNS for one.
+        ours, timeout = self._node or "localhost", self._timeout
         if config.tls == "tls":
-            return smtplib.SMTP_SSL(host, port, timeout=self._timeout, context=tls_context(config.trusted_ca))
-        server = smtplib.SMTP(host, port, timeout=self._timeout)
+            return smtplib.SMTP_SSL(host, port, ours, timeout=timeout, context=tls_context(config.trusted_ca))
+        server = smtplib.SMTP(host, port, ours, timeout)
         if config.tls == "starttls":
             try:
                 server.starttls(context=tls_context(config.trusted_ca))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sidecar.alerts import alerts as module
+from sidecar.alerts.alert import Alert
 from sidecar.alerts.alerts import INTERVAL, Alerts, TestRuns
 from sidecar.alerts.config import BUILT_IN
 from sidecar.alerts.delivery import NotDelivered
@@ -314,6 +316,59 @@ async def test_a_defect_of_a_look_is_told_and_the_next_look_comes(stage: Stage) 
     await stage.past(10)
     assert stage.metrics.defects["alerts"] >= 1
     assert stage.firing == ["breaker-open"]
+
+
+async def test_each_receiver_has_a_thread_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """One never comes back; the other one is told all the same, and the loop goes on."""
+    stuck, told, gate = threading.Event(), asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    class Stuck(Inbox):
+        def send(self, alerts: Sequence[Alert]) -> None:
+            stuck.set()
+            gate.wait(30)
+
+    class Told(Inbox):
+        def send(self, alerts: Sequence[Alert]) -> None:
+            stuck.wait(30)
+            super().send(alerts)
+            loop.call_soon_threadsafe(told.set)
+
+    senders = {"slack": Stuck(), "webhook": Told()}
+    monkeypatch.setattr(module, "sender_of", lambda receiver, node: senders[receiver.kind])
+    clock = FakeClock()
+    runtime = fake_runtime(clock)
+    alerts = Alerts(runtime)
+    both = [{"slack": "http://receiver.example/"}, {"webhook": "http://receiver.example/"}]
+    alerts.adopt(alerts_config(send=both, group_wait="0s", without=["memory"]), "orders-1")
+    runtime.metrics.gauge(names.AGENT_GIVEN_UP).set(1)
+    alerts.look()
+    clock.advance(1)
+    try:
+        async with asyncio.timeout(20):
+            await told.wait()
+    finally:
+        gate.set()
+    assert senders["webhook"].said == [["firing agent-given-up"]]
+
+
+async def test_a_system_without_threads_is_a_receiver_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(module, "sender_of", lambda receiver, node: Inbox())
+    clock = FakeClock()
+    runtime = fake_runtime(clock)
+    alerts = Alerts(runtime)
+    alerts.adopt(alerts_config(send=[{"slack": "http://receiver.example/"}], group_wait="0s"), "orders-1")
+    runtime.metrics.gauge(names.AGENT_GIVEN_UP).set(1)
+    alerts.look()
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", start)
+        clock.advance(1)
+    await asyncio.sleep(0)
+    assert alerts.view()["receivers"][0]["problem"] == "RuntimeError"
+    assert alerts.view()["receivers"][0]["owed"] == 1
 
 
 # ── the test alert ──
