@@ -23,6 +23,7 @@ from sidecar.control.workers.place import Line, Place
 from sidecar.proxy.holding import Holding
 from sidecar.runtime import Runtime
 from sidecar.store.severable import severable
+from sidecar.store.timed import timed
 from sidecar.store.url import open_store
 from sidecar.telemetry import logs
 from sidecar.telemetry.metrics import Metrics
@@ -131,17 +132,20 @@ def make_runtime(loaded: Loaded, worker: int = 0) -> Runtime:
     """The runtime of a real process; its store connects when it is used. Needs a running loop."""
     clock = LoopClock(asyncio.get_running_loop())
     chance = random.Random()
+    metrics = Metrics()
     store = None
     if loaded.root.store is not None:
         directory = Path(loaded.file).parent
         # Such that a drill can take it away.
-        store = severable(open_store(loaded.root.store.url, clock=clock, random=chance, directory=directory))
+        store = severable(
+            timed(open_store(loaded.root.store.url, clock=clock, random=chance, directory=directory), clock, metrics)
+        )
     return Runtime(
         clock=clock,
         deadlines=Deadlines(clock),
         holding=Holding(clock),
         random=chance,
-        metrics=Metrics(),
+        metrics=metrics,
         log=logging.getLogger("sidecar"),
         worker=worker,
         store=store,

@@ -16,6 +16,7 @@ from sidecar.control.drills.drills import Drills
 from sidecar.control.generation import Builder, Generation, direction_of, listener_options
 from sidecar.control.long_calls import LongCalls
 from sidecar.control.revocations import RevocationLists
+from sidecar.control.rpc_series import RpcSeries
 from sidecar.control.watch import INTERVAL, FileWatch
 from sidecar.listeners.listener import Listener
 from sidecar.policies.audit.notes import note
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from sidecar.config.root import Root
     from sidecar.proxy.call import Call
     from sidecar.proxy.policy import Policy
+    from sidecar.proxy.plan import Plan
     from sidecar.runtime import Runtime
     from sidecar.supervision.supervisor import Supervisor
     from sidecar.telemetry.metrics import Sample
@@ -84,6 +86,7 @@ class Process:
         self._register_metrics()
 
     # ── start ──
+        RpcSeries(runtime.metrics, self._plans, self.calls)
 
     def start(self, loaded: Loaded, given: Mapping[str, socket.socket] | None = None) -> None:
         """Bind every listener, or take the sockets `given` (by name), then serve. Raises BindError or ValueError; nothing
@@ -330,6 +333,10 @@ class Process:
         return sum(listener.active_calls for listener in self.listeners.values())
 
     # ── what is measured about the process ──
+    def _plans(self) -> Iterator[Plan]:
+        for listener in self.listeners.values():
+            yield from listener.edge.routes.plans()
+
 
     def _tick(self, due: float) -> None:
         now = self.runtime.clock.monotonic()

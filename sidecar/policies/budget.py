@@ -436,6 +436,13 @@ class _Allowance:
         labels = {"listener": listener, "policy": Budget.name, "limit": name}
         self.refusals = metrics.counter(names.LIMIT_REFUSALS, **labels)
         self.charged = metrics.counter(names.BUDGET_CHARGED, listener=listener, limit=name)
+        if self.store is None:
+            ledger, allowance, clock = self.ledger, self.allowance, runtime.clock
+            metrics.read(
+                names.BUDGET_LEFT,
+                lambda: [((listener, name), ledger.least_left(allowance, round(clock.monotonic() * NANOSECONDS)))],
+                ("budget", listener, name),
+            )
         self._unreadable = metrics.counter(names.BUDGET_CHARGES_UNREADABLE, listener=listener, limit=name)
         self._undecided = metrics.counter(names.LIMIT_STORE_ERRORS, decision=config.on_store_error, **labels)
         self._charge_lost = metrics.counter(names.LIMIT_STORE_ERRORS, decision="charge_lost", **labels)

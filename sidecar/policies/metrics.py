@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sidecar.runtime import Runtime
 
 _METHODS_LABELLED = 500
-_OTHER = "_OTHER"
+OTHER = "_OTHER"
 
 
 class NoConfig(Model):
@@ -32,7 +32,18 @@ class NoConfig(Model):
 class MethodCounts:
     """The numbers of one method on one route."""
 
-    __slots__ = ("bytes_in", "bytes_out", "ended", "messages_in", "messages_out", "ok", "seconds")
+    __slots__ = (
+        "attempts",
+        "bytes_in",
+        "bytes_out",
+        "client_streams",
+        "ended",
+        "messages_in",
+        "messages_out",
+        "ok",
+        "seconds",
+        "server_streams",
+    )
 
     def __init__(self, seconds: Histogram) -> None:
         self.ended: dict[tuple[StatusCode, Origin, Reason | None], int] = {}
@@ -42,6 +53,10 @@ class MethodCounts:
         self.bytes_out = 0
         self.messages_in = 0
         self.messages_out = 0
+        self.attempts = 0
+        # Has a call of it had more than one message of the caller, or of the agent?
+        self.client_streams = False
+        self.server_streams = False
 
     def by_outcome(self) -> dict[tuple[StatusCode, Origin, Reason | None], int]:
         """How many RPCs ended in each way."""
@@ -55,7 +70,8 @@ class MethodCounts:
 class RouteCounts:
     """All methods of one route; kept over reloads, so that counters never fall."""
 
-    def __init__(self) -> None:
+    def __init__(self, direction: str) -> None:
+        self.direction = direction
         self.methods: dict[str, MethodCounts] = {}
 
 
@@ -69,8 +85,8 @@ class Metrics(Policy[NoConfig]):
     def __init__(self, config: NoConfig, runtime: Runtime) -> None:
         self._runtime = runtime
         self._labels = (runtime.listener, runtime.direction, runtime.route)
-        self._counts = runtime.keep(("metrics", *self._labels), RouteCounts)
-        self._methods = self._counts.methods
+        self.counts = runtime.keep(("metrics", *self._labels), lambda: RouteCounts(runtime.direction))
+        self._methods = self.counts.methods
         key = self._labels
         metrics = runtime.metrics
         metrics.read(names.RPCS, self._ended, key)
@@ -78,6 +94,7 @@ class Metrics(Policy[NoConfig]):
         metrics.read(names.BYTES_SENT, lambda: self._each("bytes_out"), key)
         metrics.read(names.MESSAGES_RECEIVED, lambda: self._each("messages_in"), key)
         metrics.read(names.MESSAGES_SENT, lambda: self._each("messages_out"), key)
+        metrics.read(names.ATTEMPTS, lambda: self._each("attempts"), key)
 
     def on_end(self, call: Call, outcome: Outcome) -> None:
         counts = self._methods.get(call.path)
@@ -89,19 +106,29 @@ class Metrics(Policy[NoConfig]):
         else:
             key = (outcome.code, outcome.origin, outcome.reason)
             counts.ended[key] = counts.ended.get(key, 0) + 1
-        counts.seconds.observe(call.connection.now - call.started)
+        seconds = call.connection.now - call.started
+        counts.seconds.observe(seconds)
+        if call.notes is not None and "tracing" in call.notes:
+            counts.seconds.exemplify(seconds, call.notes["tracing"].trace_id, self._runtime.clock.wall())
+        counts.attempts += call.attempts
         counts.bytes_in += call.bytes_in
         counts.bytes_out += call.bytes_out
-        counts.messages_in += call.request_messages
-        counts.messages_out += call.response_messages
+        messages = call.request_messages
+        counts.messages_in += messages
+        if messages > 1:
+            counts.client_streams = True
+        messages = call.response_messages
+        counts.messages_out += messages
+        if messages > 1:
+            counts.server_streams = True
 
     def _find(self, path: str, outcome: Outcome, *, is_known: bool) -> MethodCounts:
         answered = outcome.origin is Origin.AGENT and outcome.code is not StatusCode.UNIMPLEMENTED
         if not (is_known or answered) or len(self._methods) >= _METHODS_LABELLED:
-            path = _OTHER
+            path = OTHER
         counts = self._methods.get(path)
         if counts is None:
-            service, method = _split(path)
+            service, method = split_path(path)
             listener, direction, route = self._labels
             seconds = self._runtime.metrics.histogram(
                 names.RPC_SECONDS,
@@ -118,7 +145,7 @@ class Metrics(Policy[NoConfig]):
     def _ended(self) -> list[tuple[tuple[str, ...], float]]:
         return [
             (
-                (*self._labels, *_split(path), code_label(code), origin.value, reason.name if reason else ""),
+                (*self._labels, *split_path(path), code_label(code), origin.value, reason.name if reason else ""),
                 count,
             )
             for path, counts in self._methods.items()
@@ -126,11 +153,14 @@ class Metrics(Policy[NoConfig]):
         ]
 
     def _each(self, attribute: str) -> list[tuple[tuple[str, ...], float]]:
-        return [((*self._labels, *_split(path)), getattr(counts, attribute)) for path, counts in self._methods.items()]
+        return [
+            ((*self._labels, *split_path(path)), getattr(counts, attribute)) for path, counts in self._methods.items()
+        ]
 
 
-def _split(path: str) -> tuple[str, str]:
-    if path == _OTHER:
-        return _OTHER, _OTHER
+def split_path(path: str) -> tuple[str, str]:
+    """(service, method), as labels have them."""
+    if path == OTHER:
+        return OTHER, OTHER
     service, _, method = path[1:].partition("/")
     return service, method

@@ -8,6 +8,7 @@ settled, in whatever window.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 SETTLED_FOR = 60 * NANOSECONDS
 """Nanoseconds for which a store knows that a reservation was settled: settling again, for want of an answer, is harmless."""
+
+_LOOKED_AT = 10_000
+"""Accounts that one scrape looks at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +96,14 @@ class Ledger:
         found = self._young.get(key) or self._old.get(key) or Account()
         copy = Account(found.opened, found.used, found.reserved)
         return exchange(copy, allowance, now, held=0, spent=0, amount=amount)
+
+    def least_left(self, allowance: Allowance, now: int) -> float:
+        """What the account that has least left has left, of the limit (0 to 1); of those that were opened last."""
+        most = 0
+        for account in itertools.islice(reversed(self._young.values()), _LOOKED_AT):
+            used = account.used if 0 <= account.opened <= now < account.opened + allowance.window else 0
+            most = max(most, used + account.reserved)
+        return max(0.0, 1 - most / allowance.limit)
 
     def _account(self, key: Hashable) -> Account:
         account = self._young.get(key)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,12 +31,19 @@ def _families(metrics: Metrics) -> Iterator[Metric]:
         yield shown
 
 
-def _cumulative(histogram: Histogram) -> list[tuple[str, float]]:
+def _cumulative(histogram: Histogram) -> list[Any]:
+    """(bound, count) pairs; with the exemplar as a third where there is one, which OpenMetrics shows."""
     total = 0
-    buckets = []
-    for bound, count in zip((*map(repr, histogram.bounds), "+Inf"), histogram.counts, strict=True):
+    buckets: list[Any] = []
+    exemplars = histogram.exemplars or {}
+    for i, (bound, count) in enumerate(zip((*map(repr, histogram.bounds), "+Inf"), histogram.counts, strict=True)):
         total += count
-        buckets.append((bound, float(total)))
+        exemplar = exemplars.get(i)
+        if exemplar is None:
+            buckets.append((bound, float(total)))
+        else:
+            shown = Exemplar({"trace_id": exemplar.trace_id}, exemplar.value, round(exemplar.at, 3))
+            buckets.append((bound, float(total), shown))
     return buckets
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from sidecar.telemetry import names
 
@@ -45,19 +45,41 @@ class Gauge:
         self.value = value
 
 
-class Histogram:
-    """Counts per bucket and a sum."""
+class Exemplar(NamedTuple):
+    """One of the values of a bucket, and the trace that it belongs to; `at` in seconds since the epoch."""
 
-    __slots__ = ("bounds", "counts", "sum")
+    trace_id: str
+    value: float
+    at: float
+
+
+class Histogram:
+    """Counts per bucket and a sum; of a bucket in which a traced RPC fell, the last of these."""
+
+    __slots__ = ("bounds", "counts", "exemplars", "sum")
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
         self.bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
         self.sum = 0.0
+        self.exemplars: dict[int, Exemplar] | None = None
 
     def observe(self, value: float) -> None:
         self.counts[bisect_left(self.bounds, value)] += 1
         self.sum += value
+
+    def exemplify(self, value: float, trace_id: bytes, at: float) -> None:
+        """`value`, which has been observed, was measured in this trace (hex)."""
+        if self.exemplars is None:
+            self.exemplars = {}
+        self.exemplars[bisect_left(self.bounds, value)] = Exemplar(trace_id.decode(), value, at)
+
+    def add(self, other: Histogram) -> None:
+        """Count what `other`, of the same bounds, has counted."""
+        self.counts = [mine + its for mine, its in zip(self.counts, other.counts, strict=True)]
+        self.sum += other.sum
+        if other.exemplars is not None:
+            self.exemplars = {**(self.exemplars or {}), **other.exemplars}
 
 
 class Metrics:
@@ -67,6 +89,7 @@ class Metrics:
         self._families: dict[str, MetricName] = {}
         self._children: dict[str, dict[tuple[str, ...], Counter | Gauge | Histogram]] = {}
         self._readers: dict[str, dict[object, Callable[[], Iterable[Sample]]]] = {}
+        self._histogram_readers: dict[str, Callable[[], dict[tuple[str, ...], Histogram]]] = {}
         self.defects: dict[str, int] = defaultdict(int)
         self.read(names.DEFECTS, lambda: [((where,), n) for where, n in self.defects.items()])
 
@@ -89,6 +112,11 @@ class Metrics:
         """Ask `reader` for (label values, value) pairs at each scrape; a second reader under the same `key` replaces the first."""
         self._families[name.name] = name
         self._readers.setdefault(name.name, {})[key] = reader
+
+    def read_histograms(self, name: MetricName, reader: Callable[[], dict[tuple[str, ...], Histogram]]) -> None:
+        """Ask `reader` for the histograms of a family, by label values, at each scrape."""
+        self._families[name.name] = name
+        self._histogram_readers[name.name] = reader
 
     def _child(
         self, name: MetricName, labels: dict[str, str], make: Callable[[], Counter | Gauge | Histogram]
@@ -114,7 +142,9 @@ class Metrics:
 
     def histograms(self, name: MetricName) -> dict[tuple[str, ...], Histogram]:
         children = self._children.get(name.name, {})
-        return {values: child for values, child in children.items() if isinstance(child, Histogram)}
+        found = {values: child for values, child in children.items() if isinstance(child, Histogram)}
+        reader = self._histogram_readers.get(name.name)
+        return found if reader is None else {**found, **reader()}
 
     def families(self) -> list[MetricName]:
         return [self._families[name] for name in sorted(self._families)]

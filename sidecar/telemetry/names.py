@@ -264,6 +264,53 @@ SPANS = MetricName(
     "Spans of sampled RPCs by what became of them: exported, failed (the collector did not take them), dropped (queue full).",
     ("result",),
 )
+ATTEMPTS = MetricName(
+    "sidecar_attempts_total", "counter", "Tries of RPCs at endpoints, the first of each RPC included.", _RPC
+)
+STORE_SECONDS = MetricName(
+    "sidecar_store_duration_seconds", "histogram", "From a question to the store until its answer.", ("operation",)
+)
+STORE_ERRORS = MetricName(
+    "sidecar_store_errors_total", "counter", "Questions to the store that had no answer, by why.", ("operation", "kind")
+)
+BUDGET_LEFT = MetricName(
+    "sidecar_budget_left_ratio",
+    "gauge",
+    "What is left to whoever has least left of a budget, of the limit; not of shared ones, which the store keeps.",
+    ("listener", "limit"),
+)
+
+# What dashboards for gRPC expect, as go-grpc-middleware names it: of callers we serve (inbound), and of our own (outbound).
+_DE_FACTO = ("grpc_type", "grpc_service", "grpc_method")
+GRPC_SERVER_STARTED = MetricName("grpc_server_started_total", "counter", "RPCs that have begun.", _DE_FACTO)
+GRPC_SERVER_HANDLED = MetricName(
+    "grpc_server_handled_total", "counter", "RPCs that have ended, by status code.", (*_DE_FACTO, "grpc_code")
+)
+GRPC_SERVER_RECEIVED = MetricName(
+    "grpc_server_msg_received_total", "counter", "Messages of callers, of RPCs that have ended.", _DE_FACTO
+)
+GRPC_SERVER_SENT = MetricName(
+    "grpc_server_msg_sent_total", "counter", "Messages to callers, of RPCs that have ended.", _DE_FACTO
+)
+GRPC_SERVER_SECONDS = MetricName(
+    "grpc_server_handling_seconds", "histogram", "From the caller's headers to the end of the RPC.", _DE_FACTO
+)
+GRPC_CLIENT_STARTED = MetricName("grpc_client_started_total", "counter", "RPCs of our app that have begun.", _DE_FACTO)
+GRPC_CLIENT_HANDLED = MetricName(
+    "grpc_client_handled_total",
+    "counter",
+    "RPCs of our app that have ended, by status code.",
+    (*_DE_FACTO, "grpc_code"),
+)
+GRPC_CLIENT_RECEIVED = MetricName(
+    "grpc_client_msg_received_total", "counter", "Messages that our app was sent, of RPCs that have ended.", _DE_FACTO
+)
+GRPC_CLIENT_SENT = MetricName(
+    "grpc_client_msg_sent_total", "counter", "Messages of our app, of RPCs that have ended.", _DE_FACTO
+)
+GRPC_CLIENT_SECONDS = MetricName(
+    "grpc_client_handling_seconds", "histogram", "From our app's headers to the end of the RPC.", _DE_FACTO
+)
 LOG_LINES_DROPPED = MetricName(
     "sidecar_log_lines_dropped_total", "counter", "Lines that found the queue of the log full, or its reader gone."
 )

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 from sidecar.grpc_wire.status import StatusCode
 from sidecar.policies.metrics import Metrics
 from sidecar.telemetry import names
@@ -19,7 +21,11 @@ def test_every_call_is_counted_once_by_its_end() -> None:
         bench.end(code)
     bench.request(end=False)
     bench.cancel()
-    assert counts(bench) == {("Method", "OK", "agent"): 2, ("Method", "NotFound", "agent"): 1, ("Method", "Cancelled", "caller"): 1}
+    assert counts(bench) == {
+        ("Method", "OK", "agent"): 2,
+        ("Method", "NotFound", "agent"): 1,
+        ("Method", "Cancelled", "caller"): 1,
+    }
 
 
 def test_invented_methods_make_no_series() -> None:
@@ -52,3 +58,20 @@ def test_bytes_messages_and_durations() -> None:
     assert bench.metrics.samples(names.BYTES_RECEIVED)[key] == 15
     histogram = bench.metrics.histograms(names.RPC_SECONDS)[key]
     assert sum(histogram.counts) == 1
+
+
+def test_attempts_are_counted() -> None:
+    bench = of(Metrics)
+    bench.request()
+    bench.last.attempts = 3
+    bench.end(StatusCode.OK)
+    assert bench.metrics.samples(names.ATTEMPTS)[("bench", "inbound", "bench", "test.Service", "Method")] == 3
+
+
+def test_a_traced_call_is_an_exemplar() -> None:
+    bench = of(Metrics)
+    bench.request(notes={"tracing": SimpleNamespace(trace_id=b"a" * 32)})
+    bench.end(StatusCode.OK)
+    (histogram,) = bench.metrics.histograms(names.RPC_SECONDS).values()
+    assert histogram.exemplars is not None
+    assert [each.trace_id for each in histogram.exemplars.values()] == ["a" * 32]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from sidecar.store.gcra import NANOSECONDS
 from sidecar.store.ledger import Account, Allowance, Ledger, Shortage, exchange
 
@@ -52,3 +54,15 @@ def test_long_keys_are_kept_short() -> None:
         assert ledger.exchange(("x" * 5000, None), TEN, 0, amount=3) is None
     assert ledger.exchange(("x" * 5000, None), TEN, 0, amount=3) is not None
     assert len(ledger) == 1
+
+
+def test_what_whoever_has_least_has_left() -> None:
+    ledger, allowance = Ledger(), Allowance(100, 10 * NANOSECONDS)
+    assert ledger.least_left(allowance, 0) == 1.0
+    ledger.exchange("a", allowance, 0, spent=30)
+    ledger.exchange("b", allowance, 0, spent=10, amount=50)
+    assert ledger.least_left(allowance, NANOSECONDS) == pytest.approx(0.4)
+    # The window is over; what is reserved is reserved still.
+    assert ledger.least_left(allowance, 10 * NANOSECONDS) == pytest.approx(0.5)
+    ledger.exchange("b", allowance, 0, held=50, spent=500)
+    assert ledger.least_left(allowance, 0) == 0.0
