@@ -79,7 +79,7 @@ class ResponseFacts:
 class Attempt(Stream):
     """A stream towards an endpoint, on behalf of one call."""
 
-    __slots__ = ("bucket", "call", "endpoint", "facts", "held", "number", "over", "responded", "started")
+    __slots__ = ("bucket", "call", "endpoint", "facts", "held", "number", "over", "replays", "responded", "started")
 
     def __init__(self, call: Call, endpoint: Endpoint) -> None:
         self.call = call
@@ -89,6 +89,8 @@ class Attempt(Stream):
         self.started = False
         self.responded = False
         self.over = False
+        # It began with bytes that another attempt has been sent as well.
+        self.replays = False
         # The last header block of the agent, as far as a policy may ask for it.
         self.facts: ResponseFacts | None = None
         # Response headers that wait for the first message, while another attempt may still be made.
@@ -200,7 +202,10 @@ class Attempt(Stream):
         if call.request_pipe is not None:
             call.request_pipe.settle()
         elif not call.remote_closed:
-            call.consume(size)
+            if not self.replays:
+                call.consume(size)
+            elif call.attempt is self:
+                call.credit(self)
 
     def on_headers_too_large(self, size: int) -> None:
         if not self.over:

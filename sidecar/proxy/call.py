@@ -384,6 +384,19 @@ class Call(Stream):
             except Exception as error:
                 self.on_defect("relay", error)
 
+    def credit(self, attempt: Attempt) -> None:
+        """Renew the caller's window after bytes left on `attempt`, some of which another one may have been sent before.
+
+        What the caller has not been credited yet is at most what waits here; a former attempt may have left more, or less.
+        """
+        owed = self.connection.stream_window - self.recv_window - self.unacked
+        for payload, _ in attempt.pending or ():
+            owed -= len(payload)
+        for held in self.held or ():
+            owed -= len(held)
+        if owed > 0:
+            self.consume(owed)
+
     def on_trailers(self, headers: HeaderBlock) -> None:
         """gRPC has no request trailers; their end of the stream counts, their fields do not."""
         self.on_data(b"", True)

@@ -105,6 +105,9 @@ def win(attempt: Attempt) -> None:
         for each in others:
             each.abandon()
         call.straight = call.request_pipe is None and not attempt.over and not attempt.local_closed
+        if attempt.replays and call.request_pipe is None and not call.remote_closed:
+            # Until now the first attempt's window was the caller's.
+            call.credit(attempt)
 
 
 def judge(attempt: Attempt, facts: ResponseFacts) -> None:

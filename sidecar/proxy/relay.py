@@ -58,14 +58,17 @@ def _send_kept(call: Call, attempt: Attempt, block: bytes) -> None:
     attempt.send_headers(block, ends and not sent and not held)
     call.straight = call.request_pipe is None and call.hedges is None and not ends
     last = len(sent) + len(held) - 1
+    attempt.replays = bool(sent)
     for i, payload in enumerate(sent):
         attempt.send_data(payload, ends and i == last)
     for i, payload in enumerate(held, len(sent)):
         keep(call, payload)
-        if attempt.send_data(payload, ends and i == last) and call.request_pipe is None:
+        if attempt.send_data(payload, ends and i == last) and call.request_pipe is None and not sent:
             call.consume(len(payload))
     if call.request_pipe is not None:
         call.request_pipe.settle()
+    elif sent and call.attempt is attempt:
+        call.credit(attempt)
 
 
 def keep(call: Call, payload: bytes) -> None:
