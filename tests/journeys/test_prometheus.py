@@ -31,6 +31,11 @@ BORN_LATER = {
     "sidecar_rollout_checks_total",
     "sidecar_overloaded_total",
     "sidecar_authz_decisions_total",
+    "sidecar_attempts_total",
+    "sidecar_idempotency_total",
+    "sidecar_budget_left_ratio",
+    "sidecar_store_errors_total",
+    "sidecar_spans_total",
     # Two looks are needed for it.
     "sidecar_cpu_usage_ratio",
 }
