@@ -6,7 +6,7 @@ import asyncio
 import enum
 import functools
 import hashlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from sidecar.alerts.alerts import Alerts
 from sidecar.config.load import load
@@ -20,6 +20,7 @@ from sidecar.control.rpc_series import RpcSeries
 from sidecar.control.watch import INTERVAL, FileWatch
 from sidecar.listeners.listener import Listener
 from sidecar.policies.audit.notes import note
+from sidecar.policies.idempotency.settling import Settling
 from sidecar.policies.mask import Mask
 from sidecar.rollout.rollouts import Rollouts
 from sidecar.telemetry import names
@@ -35,8 +36,8 @@ if TYPE_CHECKING:
     from sidecar.config.load import Loaded
     from sidecar.config.root import Root
     from sidecar.proxy.call import Call
-    from sidecar.proxy.policy import Policy
     from sidecar.proxy.plan import Plan
+    from sidecar.proxy.policy import Policy
     from sidecar.runtime import Runtime
     from sidecar.supervision.supervisor import Supervisor
     from sidecar.telemetry.metrics import Sample
@@ -74,6 +75,7 @@ class Process:
         self._flusher = Flusher(asyncio.get_running_loop())
         self.certificates = Certificates(runtime.clock.wall)
         self._revocations = RevocationLists()
+        self.settling = Settling(runtime.store, runtime.sealing, runtime.clock)
         self.rollouts = Rollouts(runtime, self._rollout_moved)
         self.alerts = Alerts(runtime)
         self.long_calls = LongCalls(runtime.clock, self.calls)
@@ -84,9 +86,9 @@ class Process:
             result: runtime.metrics.counter(names.CONFIG_RELOADS, result=result) for result in ("accepted", "rejected")
         }
         self._register_metrics()
+        RpcSeries(runtime.metrics, self._plans, self.calls)
 
     # ── start ──
-        RpcSeries(runtime.metrics, self._plans, self.calls)
 
     def start(self, loaded: Loaded, given: Mapping[str, socket.socket] | None = None) -> None:
         """Bind every listener, or take the sockets `given` (by name), then serve. Raises BindError or ValueError; nothing
@@ -145,6 +147,14 @@ class Process:
         """Those that are in force, of every route of every listener."""
         edges = self.generation.edges.values() if self.generation is not None else ()
         return [policy for edge in edges for plan in edge.routes.plans() for policy in plan.policies]
+
+    async def settle(self, record: str, outcome: Literal["executed", "not_executed"], *, by: str) -> dict[str, Any]:
+        """Settle a keyed RPC by hand. Raises NoSuchRecord, CannotSettle, StoreUnavailable."""
+        settled = await self.settling.resolve(record, outcome, by=by)
+        facts = {"record": record, "method": settled["method"], "identity": settled["identity"], "outcome": outcome}
+        note(self.policies, "idempotency", facts | {"by": by}, self.runtime.clock.wall())
+        self.runtime.log.info("a keyed RPC was settled by hand", extra=facts | {"by": by})
+        return settled
 
     def clear_cache(self) -> int:
         """Forget the answers that policies keep; how many there were."""
@@ -323,6 +333,10 @@ class Process:
                 cluster.close()
         self.runtime.clock.call_later(0.01, self.stopped.set)
 
+    def _plans(self) -> Iterator[Plan]:
+        for listener in self.listeners.values():
+            yield from listener.edge.routes.plans()
+
     def calls(self) -> Iterator[Call]:
         """The calls that run now."""
         for listener in self.listeners.values():
@@ -333,10 +347,6 @@ class Process:
         return sum(listener.active_calls for listener in self.listeners.values())
 
     # ── what is measured about the process ──
-    def _plans(self) -> Iterator[Plan]:
-        for listener in self.listeners.values():
-            yield from listener.edge.routes.plans()
-
 
     def _tick(self, due: float) -> None:
         now = self.runtime.clock.monotonic()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
 from sidecar.alerts.alerts import TestRuns
-from sidecar.control.admin import view
+from sidecar.control.admin import idempotency, view
 from sidecar.control.admin.dashboard import requests as dashboard
 from sidecar.control.admin.dashboard.board import Dashboard
 from sidecar.control.drills.disturbances import CannotDrill
@@ -342,6 +342,18 @@ def _rollout(request: _Handler) -> None:
         request.text(HTTPStatus.NOT_FOUND, f"{error}\n")
 
 
+def _idempotency(handle: Callable[..., tuple[HTTPStatus, object]]) -> Callable[[_Handler], None]:
+    def answer(request: _Handler) -> None:
+        admin = request.server.admin
+        status, found = handle(admin.process, request.query(), admin.wait_for)
+        if status is HTTPStatus.OK:
+            request.json(found)
+        else:
+            request.text(status, str(found))
+
+    return answer
+
+
 def _order(order: str) -> Callable[[_Handler], None]:
     """One thing that can be asked of a rollout; `by` names who asks."""
 
@@ -398,6 +410,7 @@ _GET: dict[str, Callable[[_Handler], None]] = {
     "/drain": _view(view.drain),
     "/drill": _view(view.drill),
     "/explain": _explain,
+    "/idempotency": _idempotency(idempotency.answer),
     "/logging": _logging,
     "/rollout": _rollout,
     "/version": _view(lambda _: view.version()),
@@ -412,6 +425,7 @@ _POST: dict[str, Callable[[_Handler], None]] = {
     "/agent/restart": _restart_agent,
     "/alerts/test": _test_alerts,
     "/drain": _drain,
+    "/idempotency/resolve": _idempotency(idempotency.resolve),
     "/drill/start": _start_drill,
     "/drill/end": _end_drill,
     "/logging": _set_logging,
