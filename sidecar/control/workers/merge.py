@@ -26,6 +26,8 @@ _SUMMED = frozenset(
 _LEAST = frozenset(
     {
         *(each.name for each in (names.CERTIFICATE_EXPIRY, names.CONFIG_GENERATION, names.CONFIG_LAST_SUCCESS)),
+        names.BUDGET_LEFT.name,
+        names.ENDPOINT_HEALTHY.name,
         names.ENDPOINT_READY.name,
         names.STORE_UP.name,
         "process_start_time_seconds",
