@@ -34,6 +34,8 @@ _FIRST_BACKOFF = 0.1
 _BACKOFF_FACTOR = 1.6
 _LONGEST_BACKOFF = 5.0
 _JITTER = 0.2
+_PROVEN = 1.0
+"""Seconds that a connection must live; one that ends sooner, after another such one, is as good as none."""
 
 
 class Endpoint:
@@ -50,6 +52,7 @@ class Endpoint:
         "_options",
         "_runtime",
         "_severed",
+        "_short_lived",
         "_timer",
         "_upstreams",
         "_waiting",
@@ -103,6 +106,8 @@ class Endpoint:
         self._connecting = 0
         self._waiting: deque[Attempt] = deque()
         self._backoff = 0.0
+        # Connections in a row that ended as soon as they were made.
+        self._short_lived = 0
         self._timer: Timer | None = None
         self._closed = False
         # A drill refuses its connections; `severed`: how many it has taken or refused since.
@@ -307,7 +312,6 @@ class Endpoint:
             self._runtime.log.info("upstream reachable", extra={"cluster": self.cluster, "endpoint": self.address})
         self.last_error = None
         self.retry_at = None
-        self._backoff = 0.0
         self.vitals.follow(upstream.connection)
         if not self.vitals.is_unknown:
             self._current = upstream.connection
@@ -316,15 +320,31 @@ class Endpoint:
 
     def _spent(self, upstream: Upstream) -> None:
         """GOAWAY: streams there go on, new ones wait for another connection."""
-        self.connect()
+        self._reconnect(upstream)
         self._forget_current(upstream)
+
+    def _reconnect(self, upstream: Upstream) -> None:
+        """`upstream` was ready and takes no more: another one at once, unless they all end as soon as they are made."""
+        if self._closed or self._connecting + self._alive() >= self._wanted:
+            return
+        if self._runtime.clock.monotonic() - upstream.ready_at >= _PROVEN:
+            self._short_lived = 0
+            self._backoff = 0.0
+        else:
+            self._short_lived += 1
+        if self._short_lived < 2:
+            self.connect()
+        else:
+            # What waits must learn of it, so this one must not count as ready.
+            self._forget_current(upstream)
+            self._failed("connections end as soon as they are made")
 
     def _gone(self, upstream: Upstream) -> None:
         was_ready = upstream.connection is not None and upstream.connection.got_settings
         if upstream in self._upstreams:
             self._upstreams.remove(upstream)
         if was_ready:
-            self.connect()
+            self._reconnect(upstream)
         self._forget_current(upstream)
         if not was_ready:
             self._failed("the connection was closed before it was ready")

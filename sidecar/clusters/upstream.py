@@ -51,6 +51,7 @@ class Upstream:
         "_socket",
         "connection",
         "ready",
+        "ready_at",
     )
 
     def __init__(
@@ -74,6 +75,8 @@ class Upstream:
         self._pinged_at = 0.0
         self.connection: Connection | None = None
         self.ready = False
+        # When the peer's SETTINGS came, in monotonic seconds.
+        self.ready_at = 0.0
 
     async def connect(self, address: str) -> None:
         """Dial `address`; `on_ready` follows when the peer's SETTINGS are here. Raises OSError, ssl.SSLError, UntrustedPeer."""
@@ -116,6 +119,7 @@ class Upstream:
 
     def _settled(self) -> None:
         self.ready = True
+        self.ready_at = self._runtime.clock.monotonic()
         self._leave_bucket()
         self._watch()
         self._on_ready(self)

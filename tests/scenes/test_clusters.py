@@ -134,6 +134,8 @@ def test_statuses_that_a_sidecar_further_on_made_for_its_caller_do_not_count(mon
 def test_a_lost_connection_is_one_failure_however_many_streams_it_carried(monkeypatch: pytest.MonkeyPatch) -> None:
     scene = ClusterScene(monkeypatch, 1, agents=stalls, circuit_breaker=BREAKER)
     for loss in range(3):
+        # Connections that live long enough are made again at once.
+        scene.advance(1)
         calls = [scene.call() for _ in range(10)]
         scene.agents[0].lose()
         scene.run()
@@ -642,3 +644,42 @@ def test_when_all_fail_no_storm_is_made(monkeypatch: pytest.MonkeyPatch) -> None
     )
     scene.codes(1000, every=0.005)
     assert sum(scene.shares()) <= 1250
+
+
+# ── connecting ──
+
+
+@pytest.mark.parametrize("says_goaway", [False, True])
+def test_who_hangs_up_on_every_connection_is_asked_ever_more_rarely(
+    monkeypatch: pytest.MonkeyPatch, says_goaway: bool
+) -> None:
+    scene = ClusterScene(monkeypatch, 1)
+    agent = scene.agents[0]
+
+    def hang_up() -> None:
+        for link in agent.links:
+            if says_goaway and not link.cut:
+                link.server.drain()
+                scene.run()
+            link.lose()
+        scene.run()
+
+    tries, said = [], set()
+    for _ in range(60):
+        hang_up()
+        tries.append(len(agent.links))
+        said.add(scene.at(agent).last_error)
+        scene.advance(0.5)
+    # Half a minute: without a pause there would be one for each time it was hung up on, and more.
+    assert tries[0] == 2, "the first time may be an accident"
+    assert len(agent.links) <= 20
+    assert "connections end as soon as they are made" in said
+    # It serves again: within the longest backoff, and from then on a loss is an accident again.
+    scene.advance(7)
+    assert scene.codes(3) == {OK: 3}
+    scene.advance(2)
+    before = len(agent.links)
+    agent.lose()
+    scene.run()
+    assert len(agent.links) == before + 1
+    assert scene.close() == []
