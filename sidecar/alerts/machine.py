@@ -34,7 +34,7 @@ class Machine:
         self._used = used or cpu_seconds
         self._samples: deque[tuple[float, float]] = deque()
         self._group = _group(root)
-        self._all_cores = min(float(len(os.sched_getaffinity(0))), _quota(self._group) or math.inf)
+        self._all_cores = min(float(_cores()), _quota(self._group) or math.inf)
         self._cores = min(1.0, self._all_cores)
         self.cpu: float | None = None
         self.memory: float | None = None
@@ -73,6 +73,11 @@ def cpu_seconds() -> float:
     """Processor time that this process has used."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_utime + used.ru_stime
+
+
+def _cores() -> int:
+    """Those that this process may run on, where the system tells."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _group(root: Path) -> Path | None:
