@@ -34,8 +34,11 @@ _FIRST_BACKOFF = 0.1
 _BACKOFF_FACTOR = 1.6
 _LONGEST_BACKOFF = 5.0
 _JITTER = 0.2
-_PROVEN = 1.0
-"""Seconds that a connection must live; one that ends sooner, after another such one, is as good as none."""
+_PROVEN = _FIRST_BACKOFF
+"""Seconds that a connection must live; one that ends sooner, after another such one, is as good as none.
+
+Those that live longer bound the rate by themselves: an agent may well replace its connections by their age.
+"""
 
 
 class Endpoint:

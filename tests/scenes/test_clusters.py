@@ -135,7 +135,7 @@ def test_a_lost_connection_is_one_failure_however_many_streams_it_carried(monkey
     scene = ClusterScene(monkeypatch, 1, agents=stalls, circuit_breaker=BREAKER)
     for loss in range(3):
         # Connections that live long enough are made again at once.
-        scene.advance(1)
+        scene.advance(0.1)
         calls = [scene.call() for _ in range(10)]
         scene.agents[0].lose()
         scene.run()
