@@ -76,6 +76,9 @@ Examples:
 @click.option("--tools", multiple=True, metavar="MODULE", help="Module that declares tools; may be repeated.")
 @click.option("--task-concurrency", type=int, metavar="N", help="Submitted tasks at the same time.  [default: 4]")
 @click.option("--task-keep", type=float, metavar="SECONDS", help="How long ended tasks are known.  [default: 7 days]")
+@click.option("--metrics", metavar="ADDRESS", help="host:port where Prometheus finds /metrics.  [default: nowhere]")
+@click.option("--otlp", metavar="URL", help="Collector of spans, http://host:4317.  [default: none]")
+@click.option("--trace-sample", type=float, metavar="PERCENT", help="Of calls that begin a trace here.  [default: 1]")
 @click.option("--reflection/--no-reflection", default=None, help="Answer server reflection.  [default: on]")
 @click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
@@ -93,6 +96,7 @@ def run(config: Path | None, log_level: str, **given: Any) -> None:
     from agent_server.core.store import StoreError
     from agent_server.service.binding import BindError
     from agent_server.service.life import serve
+    from agent_server.service.tracing import TracingError
     from agent_server.tools.database import DatabaseError
     from agent_server.tools.declare import ToolError
     from agent_server.workflows.library import LibraryError
@@ -123,7 +127,7 @@ def run(config: Path | None, log_level: str, **given: Any) -> None:
                 files=settings_files(config, settings.environment),
             )
         )
-    except (BindError, CatalogueError, DatabaseError, LibraryError, StoreError, ToolError) as error:
+    except (BindError, CatalogueError, DatabaseError, LibraryError, StoreError, ToolError, TracingError) as error:
         raise click.ClickException(str(error)) from error
     sys.exit(0 if is_orderly else 1)
 

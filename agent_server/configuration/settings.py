@@ -22,7 +22,7 @@ from pydantic import (
 )
 
 from agent_server.agents import BUILT_IN
-from agent_server.service.binding import is_local, parse_address
+from agent_server.service.binding import is_local, parse_address, tcp_address
 from agent_server.tools.declare import BUILT_IN as TOOLS
 
 if TYPE_CHECKING:
@@ -126,6 +126,12 @@ class Settings(BaseModel):
     """Seconds one operation may take, whatever the caller's deadline says."""
     grace: float = Field(default=30.0, ge=0)
     """Seconds that running calls have to end after SIGTERM."""
+    metrics: Annotated[str, AfterValidator(_address)] | None = None
+    """host:port where Prometheus finds `digital_employee_*` at /metrics; none: nowhere."""
+    otlp: Annotated[str, StringConstraints(pattern=r"^https?://[^\s/@]+:[0-9]+/?$")] | None = None
+    """Collector that gets spans by OTLP/gRPC; none: there are none."""
+    trace_sample: float = Field(default=1.0, ge=0, le=100)
+    """Percent of the calls without a trace that begin one here; the others follow their caller."""
     reflection: bool = True
     """Answer server reflection."""
     environment: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,31}$")] = "production"
@@ -178,6 +184,15 @@ class Settings(BaseModel):
     def _bind_is_local(self) -> Settings:
         if not self.allow_remote and not is_local(parse_address(self.bind)):
             msg = f"bind: {self.bind} can be reached from other machines, in clear text; set allow_remote if that is meant"
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _metrics_are_local(self) -> Settings:
+        if self.metrics is None:
+            return self
+        if not self.allow_remote and not is_local(tcp_address(self.metrics)):
+            msg = f"metrics: {self.metrics} can be reached from other machines; set allow_remote if that is meant"
             raise ValueError(msg)
         return self
 

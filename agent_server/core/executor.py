@@ -13,12 +13,14 @@ from agent_server.agents.declare import AgentSpec, IngestOutput, Input, Kind, Op
 from agent_server.core.context import Context, Usage
 from agent_server.core.events import Event, Outcome, Records, Sink, Started
 from agent_server.core.failure import Failure, from_validation
+from agent_server.core.watch import NobodyWatches
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping
 
     from agent_server.core.catalogue import Catalogue
     from agent_server.core.sessions import Sessions
+    from agent_server.core.watch import Watch
 
 _EVENTS_AHEAD = 8
 """Events an operation may be ahead of the caller who reads them."""
@@ -61,7 +63,9 @@ class Executor:
         now: Callable[[], float],
         new_id: Callable[[], str],
         timeout: float,
+        watch: Watch | None = None,
     ) -> None:
+        self._watch = watch or NobodyWatches()
         self.catalogue = catalogue
         self._sessions = sessions
         self._now = now
@@ -70,6 +74,13 @@ class Executor:
 
     def prepare(self, order: Order, kind: Kind = Kind.EXECUTE) -> Work:
         """Find the operation and check the input. Raises Failure INVALID_ARGUMENT naming every wrong field."""
+        try:
+            return self._prepared(order, kind)
+        except Failure as failure:
+            self._watch.refused(order.agent, order.operation, failure.code)
+            raise
+
+    def _prepared(self, order: Order, kind: Kind) -> Work:
         agent = self.catalogue.agent(order.agent)
         operation = self.catalogue.operation(agent, order.operation, kind, has_text=bool(order.task))
         parameters = dict(order.parameters)
@@ -85,6 +96,10 @@ class Executor:
         self, work: Work, sink: Sink | None = None, *, takes_parts: bool = True, is_limited: bool = True
     ) -> Outcome:
         """Run to the end. Raises Failure; DEADLINE_EXCEEDED when the server's own limit passed."""
+        with self._watch.working(work.agent.name, work.operation.name):
+            return await self._run(work, sink, takes_parts=takes_parts, is_limited=is_limited)
+
+    async def _run(self, work: Work, sink: Sink | None, *, takes_parts: bool, is_limited: bool) -> Outcome:
         context = self._context(work, sink)
         context.takes_parts = takes_parts
         started = self._now()
@@ -113,7 +128,8 @@ class Executor:
         started = self._now()
         method = getattr(self.catalogue.instance(work.agent), work.operation.method)
         # No limit of ours: a stream lasts as long as its sender wants, and the sidecar's idle limit ends those that stall.
-        output: IngestOutput = await method(work.request, records, context)
+        with self._watch.working(work.agent.name, work.operation.name):
+            output: IngestOutput = await method(work.request, records, context)
         return output, self._now() - started
 
     async def stream(self, work: Work) -> AsyncGenerator[Event | Outcome, None]:

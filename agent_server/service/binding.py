@@ -64,6 +64,15 @@ def parse_address(text: str) -> Address:
     return TcpAddress(host, int(port))
 
 
+def tcp_address(text: str) -> TcpAddress:
+    """`host:port`. Raises ValueError for anything else."""
+    address = parse_address(text)
+    if not isinstance(address, TcpAddress):
+        msg = f"{text} is no host:port"
+        raise ValueError(msg)  # noqa: TRY004 - what is wrong is a value
+    return address
+
+
 def is_local(address: Address) -> bool:
     """Only processes of this machine (or pod) can reach it."""
     if isinstance(address, UnixAddress) or address.host == "localhost":

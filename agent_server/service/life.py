@@ -17,8 +17,10 @@ from agent_server.core.sessions import Sessions
 from agent_server.core.store import Store
 from agent_server.core.tasks import Tasks
 from agent_server.service.agent_service import AgentService
-from agent_server.service.binding import UnixAddress, parse_address
+from agent_server.service.binding import UnixAddress, parse_address, tcp_address
+from agent_server.service.metrics import AgentMetrics
 from agent_server.service.server import AgentServer
+from agent_server.service.tracing import Tracing
 from agent_server.tools.addresses import AddressRule
 from agent_server.tools.database import Database
 from agent_server.tools.declare import load_tools
@@ -73,7 +75,10 @@ async def serve(
     try:
         sessions = Sessions(max_sessions=settings.max_sessions)
         catalogue = Catalogue(specs, tools)
-        executor = Executor(catalogue, sessions, now=now, new_id=new_id, timeout=settings.operation_timeout)
+        metrics = AgentMetrics(catalogue)
+        executor = Executor(
+            catalogue, sessions, now=now, new_id=new_id, timeout=settings.operation_timeout, watch=metrics
+        )
         tasks = Tasks(
             tools.store,
             executor,
@@ -91,7 +96,8 @@ async def serve(
             tasks=tasks,
             max_bytes=settings.max_message_bytes,
         )
-        server = AgentServer(service, settings)
+        tracing = open_tracing(settings)
+        server = AgentServer(service, settings, [tracing.interceptor] if tracing is not None else ())
         signals = _Signals()
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGHUP, live.reload)
@@ -99,6 +105,8 @@ async def serve(
         address = await server.start(parse_address(settings.bind))
         try:
             await tasks.open()
+            if settings.metrics is not None:
+                log.info("metrics at http://%s/metrics", metrics.serve(tcp_address(settings.metrics)))
             ready(str(address))
             log.info("serving on %s, version %s", address, settings.version)
             await signals.first.wait()
@@ -106,6 +114,9 @@ async def serve(
             return await _end(server, signals, settings.grace)
         finally:
             looking.cancel()
+            await asyncio.to_thread(metrics.close)
+            if tracing is not None:
+                await asyncio.to_thread(tracing.close)
             loop.remove_signal_handler(signal.SIGHUP)
             await tasks.close()
             signals.close()
@@ -113,6 +124,13 @@ async def serve(
                 address.path.unlink(missing_ok=True)
     finally:
         await tools.close()
+
+
+def open_tracing(settings: Settings) -> Tracing | None:
+    """Raises TracingError."""
+    if settings.otlp is None:
+        return None
+    return Tracing(settings.otlp, service=settings.name, sample=settings.trace_sample)
 
 
 async def _end(server: AgentServer, signals: _Signals, grace: float) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from grpc_health.v1 import health_pb2_grpc
@@ -14,6 +14,8 @@ from agent_server.service.health import Health
 from agent_server.service.reflection import add_reflection
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from agent_server.configuration.settings import Settings
     from agent_server.service.agent_service import AgentService
 
@@ -42,9 +44,18 @@ def options(settings: Settings) -> list[tuple[str, int]]:
 class AgentServer:
     """The gRPC server around an AgentService."""
 
-    def __init__(self, service: AgentService, settings: Settings) -> None:
+    def __init__(
+        self,
+        service: AgentService,
+        settings: Settings,
+        interceptors: Sequence[grpc.aio.ServerInterceptor[Any, Any]] = (),
+    ) -> None:
         self._settings = settings
-        self._server = grpc.aio.server(options=options(settings), maximum_concurrent_rpcs=settings.max_concurrent_rpcs)
+        self._server = grpc.aio.server(
+            interceptors=interceptors,
+            options=options(settings),
+            maximum_concurrent_rpcs=settings.max_concurrent_rpcs,
+        )
         self.health = Health([AGENT_SERVICE])
         agent_pb2_grpc.add_AgentServiceServicer_to_server(service, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)

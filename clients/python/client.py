@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -67,9 +67,11 @@ class AgentClient:
         timeout: float | None = 60.0,
         metadata: Metadata = (),
         max_message_bytes: int = 64 << 20,
+        interceptors: Sequence[grpc.aio.ClientInterceptor] = (),
     ) -> None:
         """`target` as grpcio takes it: `127.0.0.1:50061`, `dns:///host:443`, `unix:/path`. `agent`, `timeout` (seconds, None: no
-        deadline) and `metadata` hold for all calls unless a call says otherwise. Raises OSError when a TLS file cannot be read.
+        deadline) and `metadata` hold for all calls unless a call says otherwise; `interceptors` as grpcio has them
+        (`clients.python.tracing`). Raises OSError when a TLS file cannot be read.
         """
         options: list[tuple[str, Any]] = [
             ("grpc.max_receive_message_length", max_message_bytes),
@@ -79,11 +81,11 @@ class AgentClient:
             ("grpc.enable_retries", 0),
         ]
         if tls is None:
-            self._channel = grpc.aio.insecure_channel(target, options)
+            self._channel = grpc.aio.insecure_channel(target, options, interceptors=interceptors)
         else:
             if tls.server_name:
                 options.append(("grpc.ssl_target_name_override", tls.server_name))
-            self._channel = grpc.aio.secure_channel(target, _credentials(tls), options)
+            self._channel = grpc.aio.secure_channel(target, _credentials(tls), options, interceptors=interceptors)
         self._stub = AgentServiceStub(self._channel)
         self._agent = agent
         self._timeout = timeout

@@ -1,0 +1,29 @@
+"""Who watches operations run. What is watched does not know who."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from grpc import StatusCode
+
+
+class Watch(Protocol):
+    """Told of each operation."""
+
+    def working(self, agent: str, operation: str) -> AbstractContextManager[None]:
+        """Entered while the operation runs; sees the exception that it ends with."""
+
+    def refused(self, agent: str, operation: str, code: StatusCode) -> None:
+        """An order was not taken; `agent` and `operation` are as the caller wrote them."""
+
+
+class NobodyWatches:
+    """Where there are no metrics."""
+
+    def working(self, agent: str, operation: str) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def refused(self, agent: str, operation: str, code: StatusCode) -> None:
+        """Nobody hears of it."""
