@@ -152,3 +152,28 @@ def test_no_counts_are_beyond_judgement(candidate: Counts, stable: Counts) -> No
     assert report.text
     if candidate.total < 50:
         assert report.verdict is Verdict.INCONCLUSIVE
+
+
+def rated(*scores: int) -> Counts:
+    spread = {score: scores.count(score) for score in set(scores)}
+    return Counts({StatusCode.OK: 100}, latency={bucket_of(0.01): 100}, ratings=spread)
+
+
+def test_what_callers_think_of_the_work() -> None:
+    rules = config(ratings={"max_poor": 20, "min_ratings": 5})
+    assert verdict(rules, rated(1, 1, 1, 1)) == "pass", "nobody has to rate"
+    assert verdict(rules, rated(5, 4, 3, 5, 2)) == "pass"
+    assert verdict(rules, rated(5, 4, 3, 2, 2)) == "inconclusive", "two in five, and no proof of more than one in five"
+    assert verdict(rules, rated(1, 1, 1, 2, 5)) == "fail"
+    report = judge(rules, rated(1, 1, 1, 2, 5), NOTHING)
+    assert "4 of 5 ratings are 2 or less (20 % may)" in report.text
+    assert report.candidate["ratings"] == {"1": 3, "2": 1, "5": 1}
+
+
+def test_ratings_are_told_to_other_sidecars_and_earlier_ones_tell_none() -> None:
+    found = rated(1, 5, 5)
+    assert Counts.of(found.as_dict()) == found
+    assert (found + found).ratings == {1: 2, 5: 4}
+    assert (found + found - found).ratings == {1: 1, 5: 2}
+    told = {name: value for name, value in found.as_dict().items() if name != "ratings"}
+    assert Counts.of(told).ratings == {}
