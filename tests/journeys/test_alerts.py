@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import socket
 import ssl
 import subprocess
@@ -299,6 +300,13 @@ def test_several_workers_tell_it_once(
         for path in PATHS:
             assert states(web.received, path) == ["firing", "resolved"]
         assert cli(sidecar, "alerts", "test", "--receiver", "email").returncode == 0
+        text = sidecar.path.read_text()
+        sidecar.path.write_text(text.replace("  rules:\n", "  without: [cpu, memory]\n  rules:\n"))
+        sidecar.signal(signal.SIGHUP)
+        sidecar.wait_for_log(lambda line: line.get("event") == "alerts follow the configuration")
+        rules = {each["name"] for each in admin(sidecar, "/alerts")["rules"]}
+        assert "slow" in rules
+        assert not rules & {"cpu", "memory"}
         assert sidecar.get("/alerts")[0] == 401
         _, page = sidecar.get("/metrics", {"authorization": f"Bearer {TOKEN}"})
         families = re.findall(r"^# TYPE (\S+)", page, re.MULTILINE)

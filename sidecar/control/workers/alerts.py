@@ -166,3 +166,4 @@ class FleetAlerts:
             # The workers say what is wrong with it; they and we keep what was.
             return
         self._adopt(loaded)
+        self._runtime.log.info("alerts follow the configuration", extra={"rules": len(loaded.root.alerts.effective())})
