@@ -13,6 +13,7 @@ from sidecar.proxy.attempt import OK_BY_AGENT, Attempt
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from sidecar.http2.blocks import HeaderBlock
     from sidecar.proxy.call import Call
     from sidecar.proxy.plan import Endpoint
     from sidecar.proxy.policy import Outcome
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 _STEPS = 16
 """Buckets per octave of a latency: each is 4.4 % wide."""
 _SHORTEST = 1e-6
+_HIGHEST_SCORE = 100
 
 
 def bucket_of(seconds: float) -> int:
@@ -44,6 +46,8 @@ class Counts:
     """Streams, from their start to their first message."""
     waiting: Mapping[int, int] = field(default_factory=dict)
     """RPCs that run: asked completely, and without a message for so long. Of this moment, never a difference."""
+    ratings: Mapping[int, int] = field(default_factory=dict)
+    """Scores that callers gave, as the agent's trailers told them."""
 
     @property
     def total(self) -> int:
@@ -59,6 +63,7 @@ class Counts:
             _less(self.latency, earlier.latency),
             _less(self.first_message, earlier.first_message),
             self.waiting,
+            _less(self.ratings, earlier.ratings),
         )
 
     def __add__(self, other: Counts) -> Counts:
@@ -68,6 +73,7 @@ class Counts:
             _more(self.latency, other.latency),
             _more(self.first_message, other.first_message),
             _more(self.waiting, other.waiting),
+            _more(self.ratings, other.ratings),
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -78,6 +84,7 @@ class Counts:
             "latency": {str(bucket): number for bucket, number in self.latency.items()},
             "first_message": {str(bucket): number for bucket, number in self.first_message.items()},
             "waiting": {str(bucket): number for bucket, number in self.waiting.items()},
+            "ratings": {str(score): number for score, number in self.ratings.items()},
         }
 
     @staticmethod
@@ -88,7 +95,9 @@ class Counts:
             for name in ("latency", "first_message", "waiting")
         )
         codes = {StatusCode[name]: int(number) for name, number in data["codes"].items()}
-        return Counts(codes, int(data["aborted"]), latency, first, waiting)
+        # Sidecars of an earlier release tell none.
+        ratings = {int(score): int(number) for score, number in data.get("ratings", {}).items()}
+        return Counts(codes, int(data["aborted"]), latency, first, waiting, ratings)
 
 
 NOTHING = Counts()
@@ -124,25 +133,37 @@ def _more(one: Mapping[Any, int], other: Mapping[Any, int]) -> dict[Any, int]:
 class TimedAttempt(Attempt):
     """An attempt that remembers when it began and when its first message came."""
 
-    __slots__ = ("began", "first_message")
+    __slots__ = ("began", "first_message", "rated_by", "rating")
 
     def __init__(self, call: Call, endpoint: Endpoint) -> None:
         super().__init__(call, endpoint)
         self.began = 0.0
         self.first_message: float | None = None
+        self.rated_by: bytes | None = None
+        self.rating: int | None = None
 
     def on_data(self, payload: bytes, end_stream: bool) -> None:
         if self.first_message is None:
             self.first_message = self.connection.now
         super().on_data(payload, end_stream)
 
+    def on_trailers(self, headers: HeaderBlock) -> None:
+        score = headers.index.get(self.rated_by, b"") if self.rated_by is not None else b""
+        # What is no score is the agent's own affair.
+        if score.isdigit() and len(score) <= 3 and int(score) <= _HIGHEST_SCORE:
+            self.rating = int(score)
+        super().on_trailers(headers)
+
 
 class Tally:
     """Of one version, since it was made. Never reset: whoever wants a window subtracts."""
 
-    __slots__ = ("_aborted", "_codes", "_first_message", "_latency", "_ok", "begun", "running")
+    __slots__ = ("_aborted", "_codes", "_first_message", "_latency", "_ok", "_rated_by", "_ratings", "begun", "running")
 
-    def __init__(self) -> None:
+    def __init__(self, rated_by: bytes | None = None) -> None:
+        """`rated_by`: the trailer with a caller's score, if scores are counted."""
+        self._rated_by = rated_by
+        self._ratings: dict[int, int] = {}
         self.begun = 0
         self.running: set[TimedAttempt] = set()
         self._ok = 0
@@ -153,12 +174,15 @@ class Tally:
 
     def begin(self, attempt: TimedAttempt, now: float) -> None:
         attempt.began = now
+        attempt.rated_by = self._rated_by
         self.begun += 1
         self.running.add(attempt)
 
     def end(self, attempt: TimedAttempt, outcome: Outcome, now: float) -> None:
         """What we refused ourselves, and what the caller gave up in time, says nothing of the version."""
         self.running.discard(attempt)
+        if attempt.rating is not None:
+            self._ratings[attempt.rating] = self._ratings.get(attempt.rating, 0) + 1
         if outcome is OK_BY_AGENT:
             self._ok += 1
         else:
@@ -192,4 +216,5 @@ class Tally:
                 bucket = bucket_of(now - attempt.began)
                 waiting[bucket] = waiting.get(bucket, 0) + 1
         codes = {**self._codes, StatusCode.OK: self._codes.get(StatusCode.OK, 0) + self._ok}
-        return Counts(codes, self._aborted, dict(self._latency), dict(self._first_message), waiting)
+        spreads = dict(self._latency), dict(self._first_message)
+        return Counts(codes, self._aborted, *spreads, waiting, dict(self._ratings))

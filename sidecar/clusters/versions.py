@@ -130,14 +130,15 @@ class VersionedCluster:
         options: UpstreamOptions,
         rules: ClusterRules,
         connections: int = 1,
+        rated_by: bytes | None = None,
     ) -> None:
-        """`versions`: the addresses of each, by its name."""
+        """`versions`: the addresses of each, by its name; `rated_by`: the trailer that tells what callers think of an answer."""
         self.name = name
         self.rules = rules
         self._runtime = runtime
         self.versions: dict[str, Version] = {}
         for version, addresses in versions.items():
-            tally = Tally()
+            tally = Tally(rated_by)
             cluster = Cluster(
                 f"{name}/{version}",
                 addresses,

@@ -115,6 +115,7 @@ class Builder:
                 options=options,
                 connections=config.connections,
                 rules=cluster_rules(config),
+                rated_by=rated_by(config),
             )
         return Cluster(
             name,
@@ -220,6 +221,12 @@ def selection_of(config: ClusterConfig) -> Selection:
         override_roles=frozenset(override.roles if override is not None else ()),
         override_rules=frozenset(override.rules if override is not None else ()),
     )
+
+
+def rated_by(config: ClusterConfig) -> bytes | None:
+    """The trailer that tells what callers think of an answer, if the rollout is judged by it."""
+    ratings = None if config.rollout is None else config.rollout.analysis.ratings
+    return None if ratings is None else ratings.trailer.encode()
 
 
 def listener_options(config: ListenerConfig, revocations: RevocationLists) -> ListenerOptions:

@@ -18,7 +18,7 @@ from sidecar.grpc_wire.status import StatusCode
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from sidecar.rollout.config import AnalysisConfig
+    from sidecar.rollout.config import AnalysisConfig, RatingsConfig
 
 _CHANCE = 0.05
 
@@ -126,6 +126,8 @@ def _absolute(config: AnalysisConfig, candidate: Counts, failures: frozenset[Sta
         most = config.aborted_streams.max
         text = f"{candidate.aborted} of {total} RPCs ended without a status ({most:g} % may)"
         yield _check("aborted_streams", candidate.aborted, total, most / 100, text)
+    if config.ratings is not None:
+        yield _rated(config.ratings, candidate)
 
 
 def _relative(
@@ -171,6 +173,18 @@ def _relative(
 
 def _rate(name: str, failed: int, total: int, allowed: float, rule: str) -> Check:
     return _check(name, failed, total, allowed, f"{_percent(total - failed, total)} of {total} RPCs went well; {rule}")
+
+
+def _rated(bound: RatingsConfig, candidate: Counts) -> Check:
+    total = sum(candidate.ratings.values())
+    poor = sum(number for score, number in candidate.ratings.items() if score <= bound.poor)
+    allowed = bound.max_poor / 100
+    if total < bound.min_ratings:
+        # Nobody has to rate: what callers do not say must not hold a rollout up.
+        text = f"ratings: {total}, and {bound.min_ratings} are needed to judge by them"
+        return Check("ratings", Verdict.PASS, poor, total, allowed, text)
+    text = f"{poor} of {total} ratings are {bound.poor} or less ({bound.max_poor:g} % may)"
+    return _check("ratings", poor, total, allowed, text)
 
 
 def _slow(
@@ -250,6 +264,7 @@ def summary(counts: Counts, failures: frozenset[StatusCode]) -> dict[str, Any]:
         "latency_p50": _rounded(quantile(counts.latency, 0.5)),
         "latency_p99": _rounded(quantile(counts.latency, 0.99)),
         "first_message_p99": _rounded(quantile(counts.first_message, 0.99)),
+        "ratings": {str(score): number for score, number in sorted(counts.ratings.items())},
         "codes": {code.name: number for code, number in sorted(counts.codes.items()) if number},
     }
 

@@ -8,7 +8,16 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import AfterValidator, Field, WithJsonSchema
 
 from sidecar.config.model import Model
-from sidecar.config.units import Address, Duration, MethodPattern, Name, Percent, duration_between, parse_metadata_name
+from sidecar.config.units import (
+    Address,
+    Duration,
+    MetadataName,
+    MethodPattern,
+    Name,
+    Percent,
+    duration_between,
+    parse_metadata_name,
+)
 
 _SERVER_FAULTS = (
     "UNAVAILABLE",
@@ -64,6 +73,17 @@ class AbortedConfig(Model):
     max: Percent = Field(description="percent of the RPCs that begin to answer and end without a status")
 
 
+class RatingsConfig(Model):
+    """What callers think of the work: scores that agents tell in a trailer, as the answer to a rating."""
+
+    trailer: MetadataName = Field(
+        default="x-task-score", description="the trailer with the score, a whole number 0 to 100"
+    )
+    poor: int = Field(default=2, ge=0, le=100, description="a score up to it is poor")
+    max_poor: Percent = Field(description="percent of the ratings that may be poor")
+    min_ratings: int = Field(default=5, ge=1, description="fewer judge nothing: callers need not rate")
+
+
 class ComparisonConfig(Model):
     """How much worse than stable the candidate may be."""
 
@@ -95,6 +115,7 @@ class AnalysisConfig(Model):
         default=None, description="bound for 99 of 100 streams: from their start to the first message"
     )
     aborted_streams: AbortedConfig | None = Field(default=None, description="streams that end without a status")
+    ratings: RatingsConfig | None = Field(default=None, description="bound for poor ratings by callers")
     compare_to_stable: ComparisonConfig | None = Field(
         default=ComparisonConfig(success_rate_drop=1.0, latency_p99_ratio=1.5), description="bounds relative to stable"
     )
