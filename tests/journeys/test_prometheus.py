@@ -153,6 +153,10 @@ def test_prometheus_takes_the_rules() -> None:
     assert f"SUCCESS: {len(rules())} rules found" in promtool("check", "rules", RULES)
 
 
+def test_prometheus_takes_the_configuration() -> None:
+    assert "SUCCESS" in promtool("check", "config", RULES.with_name("prometheus.yaml"))
+
+
 def test_the_rules_fire_when_they_should() -> None:
     promtool("test", "rules", RULES.with_name("alerts.test.yaml"))
 
