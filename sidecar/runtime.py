@@ -81,6 +81,15 @@ class Lag:
         self.seconds = 0.0
 
 
+class Readiness:
+    """Whether the sidecar may be given RPCs; the process says how that is found out."""
+
+    __slots__ = ("holds",)
+
+    def __init__(self) -> None:
+        self.holds: Callable[[], bool] = lambda: False
+
+
 @dataclass(frozen=True, slots=True)
 class Runtime:
     """The process as a policy sees it; `listener` and `route` say for whom it was scoped."""
@@ -94,6 +103,7 @@ class Runtime:
     kept: KeptState = field(default_factory=KeptState)
     tasks: Tasks = field(default_factory=Tasks)
     lag: Lag = field(default_factory=Lag)
+    readiness: Readiness = field(default_factory=Readiness)
     refusals: RecentRefusals = field(default_factory=RecentRefusals)
     lines: LogWriter | None = None
     """Where lines go that somebody else puts into words; None = nobody reads them."""

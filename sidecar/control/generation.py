@@ -11,6 +11,7 @@ from sidecar.clusters.upstream import UpstreamOptions
 from sidecar.clusters.versions import Selection, VersionedCluster
 from sidecar.clusters.vitals import EndpointRules
 from sidecar.config.root import effective_policies
+from sidecar.control.own_health import twins
 from sidecar.http2.connection import Limits
 from sidecar.http2.frames import DEFAULT_MAX_FRAME
 from sidecar.listeners import inbound, outbound
@@ -147,7 +148,12 @@ class Builder:
         observers = {kind.name: common[kind.name] for kind in ORDER if kind.observes and kind.name in common}
         unrouted = self._plan(root, config, "", observers, None, idempotent=False)
         runtime = self._scoped(root, config, "")
-        return Edge(name=config.name, direction=config.direction, routes=RouteTable(routes, unrouted), runtime=runtime)
+        return Edge(
+            name=config.name,
+            direction=config.direction,
+            routes=RouteTable(routes, unrouted, twins(routes, unrouted)),
+            runtime=runtime,
+        )
 
     def _scoped(self, root: Root, config: ListenerConfig, route: str) -> Runtime:
         return self._runtime.scoped(listener=config.name, route=route, direction=config.direction, node=root.node.name)

@@ -85,6 +85,7 @@ class Process:
         self._reloads = {
             result: runtime.metrics.counter(names.CONFIG_RELOADS, result=result) for result in ("accepted", "rejected")
         }
+        runtime.readiness.holds = lambda: self.is_ready
         self._register_metrics()
         RpcSeries(runtime.metrics, self._plans, self.calls)
 
@@ -341,6 +342,11 @@ class Process:
         """The calls that run now."""
         for listener in self.listeners.values():
             yield from listener.calls()
+
+    @property
+    def is_ready(self) -> bool:
+        """May it be given RPCs?"""
+        return self.state is State.READY and (self.agent is None or self.agent.is_serving)
 
     @property
     def active_calls(self) -> int:

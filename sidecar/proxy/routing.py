@@ -83,10 +83,14 @@ class Method:
 class RouteTable:
     """The routes of one listener, of one generation."""
 
-    __slots__ = ("_exact", "_methods", "_routes", "unrouted")
+    __slots__ = ("_exact", "_methods", "_routes", "_shown", "unrouted")
 
-    def __init__(self, routes: Sequence[tuple[Match, Plan]], unrouted: Plan) -> None:
-        self._routes = tuple(Route(match, plan) for match, plan in routes)
+    def __init__(
+        self, routes: Sequence[tuple[Match, Plan]], unrouted: Plan, twins: Sequence[tuple[Match, Plan]] = ()
+    ) -> None:
+        """`twins`: routes of ours that come first, stand for some of `routes`, and are not shown."""
+        self._shown = tuple(plan for _, plan in routes)
+        self._routes = tuple(Route(match, plan) for match, plan in (*twins, *routes))
         self._exact = frozenset(each for match, _ in routes for each in match.methods if "*" not in each)
         self._methods: dict[bytes, Method] = {}
         self.unrouted = unrouted
@@ -113,4 +117,4 @@ class RouteTable:
         return method
 
     def plans(self) -> list[Plan]:
-        return [*(route.plan for route in self._routes), self.unrouted]
+        return [*self._shown, self.unrouted]
