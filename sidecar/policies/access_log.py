@@ -88,38 +88,41 @@ class AccessLine:
 
     def fields(self, mask: Mask) -> Mapping[str, Any]:
         """In the words of an audit record. What is not known is left out."""
-        outcome = self.outcome
-        permit = self.notes.get("authz") if self.notes else None
+        outcome, notes = self.outcome, self.notes
         messages_in, messages_out, bytes_in, bytes_out = self.sizes
-        said: dict[str, Any] = {
-            "listener": self.listener,
-            "route": self.route or None,
-            "method": _clean(self.method) or None,
-            "identity": _clean(self.identity) if self.identity else None,
-            "remote": self.address,
-            "decision": str(permit.decision) if permit is not None else None,
-            "rule": _clean(str(permit.rule)) if permit is not None else None,
-        }
+        said: dict[str, Any] = {"listener": self.listener}
+        if self.route:
+            said["route"] = self.route
+        if self.method:
+            said["method"] = _clean(self.method)
+        if self.identity:
+            said["identity"] = _clean(self.identity)
+        said["remote"] = self.address
+        permit = notes.get("authz") if notes else None
+        if permit is not None:
+            said["decision"] = str(permit.decision)
+            said["rule"] = _clean(str(permit.rule))
         if outcome is not None:
-            reason = outcome.reason
-            said |= {
-                "status": outcome.code.name,
-                "reason": reason.name if reason is not None else None,
-                "origin": outcome.origin.value,
-                "message": _short(mask(outcome.message)) if outcome.message else None,
-            }
+            said["status"] = outcome.code.name
+            if outcome.reason is not None:
+                said["reason"] = outcome.reason.name
+            said["origin"] = outcome.origin.value
+            if outcome.message:
+                said["message"] = _short(mask(outcome.message))
         else:
             said["silent_ms"] = round(self.active * 1000)
-        said |= {
-            "duration_ms": round(self.seconds * 1000, 3),
-            "received": {"messages": messages_in, "bytes": bytes_in},
-            "sent": {"messages": messages_out, "bytes": bytes_out},
-            "endpoint": self.endpoint,
-            "attempts": self.attempts,
-            "request_id": _request_id(self.request_id),
-            "trace_id": self._trace_id(),
-        }
-        return {name: value for name, value in said.items() if value is not None}
+        said["duration_ms"] = round(self.seconds * 1000, 3)
+        said["received"] = {"messages": messages_in, "bytes": bytes_in}
+        said["sent"] = {"messages": messages_out, "bytes": bytes_out}
+        if self.endpoint is not None:
+            said["endpoint"] = self.endpoint
+        said["attempts"] = self.attempts
+        if self.request_id:
+            said["request_id"] = _request_id(self.request_id)
+        trace_id = self._trace_id()
+        if trace_id is not None:
+            said["trace_id"] = trace_id
+        return said
 
     def _trace_id(self) -> str | None:
         trace = self.notes.get("tracing") if self.notes else None
@@ -173,7 +176,7 @@ def _short(text: str) -> str:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
-def _request_id(value: bytes) -> str | None:
+def _request_id(value: bytes) -> str:
     text = value.decode("ascii", "replace")
     # Most are UUIDs, which hold no secret; they differ each time, so nothing is remembered.
-    return (text if _UUID.fullmatch(text) else masking.mask(text)) or None
+    return text if _UUID.fullmatch(text) else masking.mask(text)

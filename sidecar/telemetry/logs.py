@@ -54,11 +54,22 @@ class JsonLines(logging.Formatter):
     def line(
         self, created: float, level: str, event: str, fields: Mapping[str, Any], exception: str | None = None
     ) -> str:
-        time = datetime.fromtimestamp(created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        second = int(created)
+        time = f"{_rfc3339(second)}.{int((created - second) * 1000):03}Z"
         entry: dict[str, object] = {"time": time, "level": level, "event": event, **fields}
         if exception is not None:
             entry["exception"] = exception
-        return json.dumps(entry, default=str, ensure_ascii=False)
+        return _encode(entry)
+
+
+# Made once: `json.dumps` with options makes an encoder for each line.
+_encode = json.JSONEncoder(default=str, ensure_ascii=False, check_circular=False).encode
+
+
+@functools.lru_cache(maxsize=4)
+def _rfc3339(second: int) -> str:
+    """A second since the epoch, without its fraction and its zone."""
+    return datetime.fromtimestamp(second, UTC).isoformat().removesuffix("+00:00")
 
 
 class Console(JsonLines):
