@@ -47,6 +47,7 @@ class Payments:
 
     def __init__(self, path: Path, seed: int) -> None:
         self.path = path
+        self.busy = asyncio.Event()
         self._file = path.open("a")
         self._random = random.Random(seed)
         self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
@@ -59,6 +60,7 @@ class Payments:
     async def _pay(self, request: bytes, context: object) -> bytes:
         self._file.write(request.decode() + "\n")
         self._file.flush()
+        self.busy.set()
         await asyncio.sleep(self._random.uniform(0.0, 0.25))
         # Different each time: a second execution would show.
         return request + b" paid %d" % self._random.getrandbits(48)

@@ -62,13 +62,14 @@ class Sidecar:
     def start(self) -> None:
         """Start and wait until it is ready. Raises NotReady."""
         self._ended = False
+        said = len(self._lines)
         self._process = subprocess.Popen(
             self._command, cwd=ROOT, env=self._environ, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         )
         self._reader = threading.Thread(target=self._read, args=(self._process,), daemon=True)
         self._reader.start()
         try:
-            ready = self.wait_for_log(lambda line: line.get("event") == "ready", START_LIMIT)
+            ready = self.wait_for_log(lambda line: line.get("event") == "ready", START_LIMIT, since=said)
             self.addresses, self.admin = ready["listeners"], ready["admin"]
             status, body = self.get("/readyz")
             if status != 200:
@@ -139,9 +140,11 @@ class Sidecar:
             lines = list(self._lines)
         return [_parse(line) for line in lines]
 
-    def wait_for_log(self, wanted: Callable[[dict[str, Any]], bool], limit: float = 10.0) -> dict[str, Any]:
-        """The first log line that is `wanted`. Raises NotReady when it does not come."""
-        seen = 0
+    def wait_for_log(
+        self, wanted: Callable[[dict[str, Any]], bool], limit: float = 10.0, *, since: int = 0
+    ) -> dict[str, Any]:
+        """The first log line that is `wanted`, after the first `since`. Raises NotReady when it does not come."""
+        seen = since
         with self._changed:
             while True:
                 for line in self._lines[seen:]:
