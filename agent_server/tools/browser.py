@@ -1,8 +1,8 @@
 """A browser for pages that need one: Chromium by Playwright, so many pages at a time, each in a context of its own.
 
 A browser that has crashed, or has shown its share of pages, is replaced; pages that others hold are let end first. Making a page is
-dear (a process, a window, a cache), so what belongs to one run may show one page after the other in the same one: what the run was
-given (cookies, say) stays with it, and it is closed when the run ends.
+dear (a process, a window, a cache), so the pages of one run share contexts, as the tabs of a person do, and are used again: what the
+run was given (cookies, say) stays with it, and goes when it ends.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import contextlib
 import logging
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -40,6 +40,8 @@ _FLAGS = (
 )
 _HEALTH_SECONDS = 10.0
 """For a browser to make or to close a context; one that takes longer is not well."""
+_TABS = 4
+"""Pages of one context: a context has six connections to a host, so more pages would wait for each other."""
 
 _EXTRACT = """([rows, fields]) => {
   const text = (root, how) => {
@@ -67,12 +69,14 @@ class _Running:
 
 
 @dataclass(slots=True, eq=False)
-class _Open:
-    """A page with all that belongs to it."""
+class _Session:
+    """What belongs to one run, or to one page that belongs to none: cookies, cache, and the pages that are open."""
 
     running: _Running
     context: BrowserContext
-    page: Page
+    used: int = 0
+    idle: list[Page] = field(default_factory=list)
+    """Pages that have been shown well and wait for the run's next."""
 
 
 class BrowserPool:
@@ -100,15 +104,16 @@ class BrowserPool:
         self._playwright: Playwright | None = None
         self._current: _Running | None = None
         self._all: set[_Running] = set()
-        # By run, those that have shown their page well and may show the next; the run that was used longest ago comes first.
-        self._idle: dict[str, list[_Open]] = {}
+        # By run; the one that was used longest ago comes first.
+        self._sessions: dict[str, list[_Session]] = {}
+        self._making = asyncio.Lock()
         self._pages = pages
         self.launched = 0
         """Browsers started so far."""
 
     async def close(self) -> None:
         """End the browsers."""
-        for run in list(self._idle):
+        for run in list(self._sessions):
             await self.run_ended(run)
         for running in list(self._all):
             await self._end(running)
@@ -120,63 +125,37 @@ class BrowserPool:
     @property
     def in_use(self) -> int:
         """Pages that are used now."""
-        return sum(each.held for each in self._all) - self._idle_count
-
-    @property
-    def _idle_count(self) -> int:
-        return sum(map(len, self._idle.values()))
+        idle = sum(len(session.idle) for sessions in self._sessions.values() for session in sessions)
+        return sum(each.held for each in self._all) - idle
 
     async def run_ended(self, run: str) -> None:
         """Close what was kept for a run."""
-        for each in self._idle.pop(run, []):
-            await self._release(each.running, each.context)
+        for session in self._sessions.pop(run, []):
+            await self._shut(session)
 
     @contextlib.asynccontextmanager
     async def page(self, run: str = "") -> AsyncIterator[Page]:
         """A page without cookies or history of others, for the caller alone; waits until there is place for one.
 
-        `run`: whoever says the same one may be given a page that it has used before. Call `run_ended` after.
+        `run`: pages of one run share what they were given, and are used again. Call `run_ended` after it.
         """
         async with self._places:
-            found = await self._kept(run) or await self._healthy()
+            session, page = await self._opened(run)
             is_well = False
             try:
-                yield found.page
+                yield page
                 is_well = True
             except Error as error:
-                if not found.running.browser.is_connected() or "crashed" in str(error):
-                    found.running.is_retired = True
+                if not session.running.browser.is_connected() or "crashed" in str(error):
+                    session.running.is_retired = True
                     raise crashed() from error
                 raise
             finally:
-                # A page that has opened others is not kept: they would go on.
-                if run and is_well and not found.running.is_retired and len(found.context.pages) == 1:
-                    self._idle.setdefault(run, []).append(found)
+                session.used -= 1
+                if is_well and session in self._sessions.get(run, ()) and not session.running.is_retired:
+                    session.idle.append(page)
                 else:
-                    await self._release(found.running, found.context)
-
-    async def _kept(self, run: str) -> _Open | None:
-        """A page that the run has left; makes place for another one where there is none."""
-        mine = self._idle.pop(run, [])
-        found: _Open | None = None
-        while mine and found is None:
-            each = mine.pop()
-            running = each.running
-            if running.is_retired or running.shown >= self._recycle_after or not running.browser.is_connected():
-                running.is_retired = True
-                await self._release(running, each.context)
-            else:
-                running.shown += 1
-                found = each
-        if mine:
-            self._idle[run] = mine  # at the end: used last
-        while found is None and self._idle and sum(each.held for each in self._all) >= self._pages:
-            oldest = next(iter(self._idle))
-            each = self._idle[oldest].pop(0)
-            if not self._idle[oldest]:
-                del self._idle[oldest]
-            await self._release(each.running, each.context)
-        return found
+                    await self._close(session, page)
 
     async def extract(
         self, url: str, rows: str, fields: dict[str, str], timeout: float, *, run: str = ""
@@ -285,50 +264,106 @@ class BrowserPool:
         text = f"{url}: larger than {self._max_bytes} bytes"
         return Failure(StatusCode.FAILED_PRECONDITION, "PAGE_TOO_LARGE", text, metadata={"url": url})
 
-    async def _healthy(self) -> _Open:
+    async def _opened(self, run: str) -> tuple[_Session, Page]:
         """A page of a browser that answers. One that has died or hangs while nobody looked is replaced: nothing was done in it."""
         for is_last in (False, True):
-            running = await self._acquire()
-            context = None
+            session = await self._session(run)
+            if session.idle:
+                session.running.shown += 1
+                return session, session.idle.pop()
+            session.running.shown += 1
+            session.running.held += 1
             try:
+                await self._make_place()
                 async with asyncio.timeout(_HEALTH_SECONDS):
-                    context = await running.browser.new_context(accept_downloads=False, service_workers="block")
-                    return _Open(running, context, await context.new_page())
-            except (Error, TimeoutError) as error:
-                running.is_retired = True
-                await self._release(running, context)
+                    return session, await session.context.new_page()
+            except BaseException as error:
+                session.used -= 1
+                if isinstance(error, Error | TimeoutError):
+                    session.running.is_retired = True
+                await self._close(session, None)
+                if not isinstance(error, Error | TimeoutError):
+                    raise
                 if is_last:
                     raise crashed() from error
-            except BaseException:
-                await self._release(running, context)
-                raise
         raise AssertionError("unreachable")
 
-    async def _acquire(self) -> _Running:
+    async def _session(self, run: str) -> _Session:
+        async with self._making:
+            sessions = self._sessions.pop(run, []) if run else []
+            stale = [each for each in sessions if not self._is_fit(each.running)]
+            fitting = [each for each in sessions if each not in stale]
+            if fitting:
+                self._sessions[run] = fitting  # at the end: used last
+            chosen = [each for each in fitting if each.idle] or [each for each in fitting if each.used < _TABS]
+            if chosen:
+                chosen[0].used += 1
+            for each in stale:
+                each.running.is_retired = True
+                await self._shut(each)
+            if chosen:
+                return chosen[0]
+            for is_last in (False, True):
+                running = await self._browser()
+                try:
+                    async with asyncio.timeout(_HEALTH_SECONDS):
+                        context = await running.browser.new_context(accept_downloads=False, service_workers="block")
+                except (Error, TimeoutError) as error:
+                    running.is_retired = True
+                    if is_last:
+                        raise crashed() from error
+                    continue
+                session = _Session(running, context, used=1)
+                if run:
+                    self._sessions.setdefault(run, []).append(session)
+                return session
+            raise AssertionError("unreachable")
+
+    def _is_fit(self, running: _Running) -> bool:
+        return not running.is_retired and running.shown < self._recycle_after and running.browser.is_connected()
+
+    async def _make_place(self) -> None:
+        """Close pages that wait for their run where there are more than may be."""
+        while sum(each.held for each in self._all) > self._pages:
+            session = next((each for sessions in self._sessions.values() for each in sessions if each.idle), None)
+            if session is None:
+                return
+            await self._close(session, session.idle.pop(0))
+
+    async def _browser(self) -> _Running:
         async with self._starting:
             running = self._current
-            if running is not None and (running.is_retired or not running.browser.is_connected()):
-                running.is_retired, running = True, None
-            if running is not None and running.shown >= self._recycle_after:
+            if running is not None and not self._is_fit(running):
                 running.is_retired, running = True, None
             for each in [each for each in self._all if each.is_retired and not each.held]:
                 await self._end(each)
             if running is None:
                 running = self._current = await self._launch()
-            running.shown += 1
-            running.held += 1
             return running
 
-    async def _release(self, running: _Running, context: BrowserContext | None) -> None:
+    async def _close(self, session: _Session, page: Page | None) -> None:
+        """Give up one page of a session, and what is left of the session with the last one."""
+        running = session.running
         running.held -= 1
-        if context is not None:
+        is_last = not session.used and not session.idle
+        if is_last:
+            for run in [run for run, sessions in self._sessions.items() if session in sessions]:
+                self._sessions[run].remove(session)
+                if not self._sessions[run]:
+                    del self._sessions[run]
+        closing = session.context if is_last else page
+        if closing is not None:
             try:
                 async with asyncio.timeout(_HEALTH_SECONDS):
-                    await context.close()
+                    await closing.close()
             except (Error, TimeoutError):
                 running.is_retired = True
         if running.is_retired and not running.held:
             await self._end(running)
+
+    async def _shut(self, session: _Session) -> None:
+        while session.idle:
+            await self._close(session, session.idle.pop())
 
     async def _launch(self) -> _Running:
         if self._playwright is None:
@@ -339,6 +374,8 @@ class BrowserPool:
             browser = await self._playwright.chromium.launch(
                 executable_path=executable,
                 args=list(_FLAGS),
+                # Nobody clicks here, so a window that opens is one that a script wants.
+                ignore_default_args=["--disable-popup-blocking"],
                 chromium_sandbox=self._sandbox,
                 proxy={"server": f"http://{self._gate.address}"},
             )
