@@ -15,6 +15,7 @@ from agent_server.core.context import Usage
 from agent_server.core.events import Event, Level, Log, Outcome, Partial, Progress, Started
 from agent_server.core.executor import Order
 from agent_server.core.failure import Failure, Violation, invalid
+from agent_server.core.watch import NobodyWatches
 from agent_server.tools.once import _table_from, _table_to, fingerprint
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from agent_server.core.executor import Executor, Work
     from agent_server.core.store import Store
+    from agent_server.core.watch import Watch
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +88,7 @@ class Tasks:
         version: str,
         concurrency: int,
         keep: float = 7 * 24 * 3600.0,
+        watch: Watch | None = None,
     ) -> None:
         """`concurrency` tasks run at the same time; one that has ended is known for `keep` seconds."""
         self._store = store
@@ -99,12 +102,15 @@ class Tasks:
         self._changed: dict[str, asyncio.Event] = {}
         self._is_closing = False
         self._keep = keep
+        self._watch = watch or NobodyWatches()
         self._owing: set[str] = set()
 
     async def open(self) -> None:
         """Begin again what was cut off. What must not be repeated ends as failed."""
         owing = await self._store.read("SELECT DISTINCT identity FROM tasks WHERE tokens > 0 AND is_charged = 0")
         self._owing = {str(identity) for (identity,) in owing}
+        for each in await self.ratings():
+            self._watch.rated(each.agent, each.version, each.count, each.mean)
         rows = await self._store.read(
             f"SELECT {_COLUMNS} FROM tasks WHERE state IN (?, ?) ORDER BY number", QUEUED, RUNNING
         )
@@ -263,7 +269,9 @@ class Tasks:
         values = (task_id, task.agent, task.version, score, self._store.vault.seal(comment), self._wall())
         insert = "INSERT OR REPLACE INTO ratings VALUES (?, ?, ?, ?, ?, ?)"
         await self._store.write(lambda db: db.execute(insert, values))
-        return next(each for each in await self.ratings(task.agent) if each.version == task.version)
+        rating = next(each for each in await self.ratings(task.agent) if each.version == task.version)
+        self._watch.rated(rating.agent, rating.version, rating.count, rating.mean)
+        return rating
 
     async def ratings(self, agent: str = "") -> list[Rating]:
         """By agent and version."""

@@ -18,6 +18,9 @@ class Watch(Protocol):
     def refused(self, agent: str, operation: str, code: StatusCode) -> None:
         """An order was not taken; `agent` and `operation` are as the caller wrote them."""
 
+    def rated(self, agent: str, version: str, count: int, mean: float) -> None:
+        """What callers think of an agent in a version of it, all ratings together."""
+
 
 class NobodyWatches:
     """Where there are no metrics."""
@@ -26,4 +29,7 @@ class NobodyWatches:
         return nullcontext()
 
     def refused(self, agent: str, operation: str, code: StatusCode) -> None:
+        """Nobody hears of it."""
+
+    def rated(self, agent: str, version: str, count: int, mean: float) -> None:
         """Nobody hears of it."""

@@ -87,6 +87,7 @@ async def serve(
             version=settings.version,
             concurrency=settings.task_concurrency,
             keep=settings.task_keep,
+            watch=metrics,
         )
         service = AgentService(
             executor,

@@ -53,6 +53,18 @@ class AgentMetrics:
         self._active = Gauge(
             "digital_employee_active_agents", "Agents at work now.", ("agent_type",), registry=self.registry
         )
+        self._ratings = Gauge(
+            "digital_employee_ratings",
+            "Ratings by callers of tasks that have ended.",
+            ("agent", "version"),
+            registry=self.registry,
+        )
+        self._mean = Gauge(
+            "digital_employee_rating_mean",
+            "Mean of the ratings, 1 (useless) to 5 (perfect).",
+            ("agent", "version"),
+            registry=self.registry,
+        )
         for name in self._operations:
             self._active.labels(name).set(0)
         self._server: tuple[WSGIServer, Thread] | None = None
@@ -78,6 +90,10 @@ class AgentMetrics:
 
     def refused(self, agent: str, operation: str, code: StatusCode) -> None:
         self._requests.labels(*self._labels(agent, operation), code.name).inc()
+
+    def rated(self, agent: str, version: str, count: int, mean: float) -> None:
+        self._ratings.labels(agent, version).set(count)
+        self._mean.labels(agent, version).set(mean)
 
     def _labels(self, agent: str, operation: str) -> tuple[str, str]:
         operations = self._operations.get(agent)

@@ -20,6 +20,7 @@ from agent_server.core.failure import Failure
 from agent_server.core.sessions import Sessions
 from agent_server.core.store import Store
 from agent_server.core.tasks import CANCELLED, FAILED, QUEUED, RUNNING, SUCCEEDED, Numbered, Task, Tasks
+from agent_server.core.watch import NobodyWatches
 from agent_server.tools.addresses import AddressRule
 from agent_server.tools.database import Database
 from agent_server.tools.toolbox import Toolbox
@@ -84,11 +85,22 @@ class Worker(Agent):
         return await self._work(request, context)
 
 
+class Watched(NobodyWatches):
+    """Notes what is rated."""
+
+    def __init__(self) -> None:
+        self.ratings: dict[str, tuple[int, float]] = {}
+
+    def rated(self, agent: str, version: str, count: int, mean: float) -> None:
+        self.ratings[f"{agent} {version}"] = (count, mean)
+
+
 class Server:
     """The tasks of one server process, on a state file."""
 
     def __init__(self, path: Path, version: str = "v1", concurrency: int = 2) -> None:
         self.seconds = 1_000_000.0
+        self.watched = Watched()
         self.store = Store(path, [KEY])
         tools = Toolbox(Database(None), AddressRule(), now=self.now, wall=self.now, user_agent="t", store=self.store)
         spec = spec_of(Worker)
@@ -104,6 +116,7 @@ class Server:
             version=version,
             concurrency=concurrency,
             keep=100.0,
+            watch=self.watched,
         )
 
     def now(self) -> float:
@@ -269,8 +282,10 @@ async def test_ratings_by_agent_and_version(tmp_path: Path, desk: Desk) -> None:
             rating = await server.tasks.rate("ann", task.task_id, score, "yes")  # the second replaces the first
         summary = [(each.agent, each.version, each.count, each.mean) for each in await server.tasks.ratings()]
         assert (rating.version, rating.count) == (version, len(scores))
+        watched = server.watched.ratings
         await server.close()
     assert summary == [("worker", "v1", 2, 4.5), ("worker", "v2", 3, 2.0)]
+    assert watched == {"worker v1": (2, 4.5), "worker v2": (3, 2.0)}, "those of an earlier version, too"
 
 
 async def test_what_tasks_used_up_is_told_to_their_caller_once_and_over_a_restart(tmp_path: Path, desk: Desk) -> None:

@@ -69,3 +69,12 @@ def test_they_are_shown(metrics: AgentMetrics) -> None:
     assert "process_resident_memory_bytes" in page
     with pytest.raises(BindError, match=f"metrics: {address}"):
         AgentMetrics([]).serve(address)
+
+
+def test_ratings_are_there_by_agent_and_version(metrics: AgentMetrics) -> None:
+    metrics.rated("data", "v1", 2, 4.5)
+    metrics.rated("data", "v1", 3, 4.0)
+    metrics.rated("data", "v2", 1, 1.0)
+    assert value(metrics, "digital_employee_ratings", agent="data", version="v1") == 3
+    assert value(metrics, "digital_employee_rating_mean", agent="data", version="v1") == 4.0
+    assert value(metrics, "digital_employee_rating_mean", agent="data", version="v2") == 1.0
