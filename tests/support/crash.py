@@ -13,6 +13,7 @@ from typing import Self
 
 import grpc.aio
 
+from sidecar.clock import LoopClock, sleep
 from tests.support.processes import Sidecar
 
 METHOD = "/pay.v1.Payments/Pay"
@@ -33,6 +34,11 @@ policies:
 clusters:
   local: {{endpoints: ["{agent}"]}}
 """
+
+
+async def _pause(seconds: float) -> None:
+    """Work, or the moment of a crash: part of the trial, and nothing that anybody waits for to be over."""
+    await sleep(LoopClock(asyncio.get_running_loop()), seconds)
 
 
 def free_port() -> int:
@@ -61,7 +67,7 @@ class Payments:
         self._file.write(request.decode() + "\n")
         self._file.flush()
         self.busy.set()
-        await asyncio.sleep(self._random.uniform(0.0, 0.25))
+        await _pause(self._random.uniform(0.0, 0.25))
         # Different each time: a second execution would show.
         return request + b" paid %d" % self._random.getrandbits(48)
 
@@ -103,7 +109,7 @@ async def pay(channels: list[grpc.aio.Channel], key: str, findings: Findings, ch
             if error.code() not in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}:
                 findings.ends[f"{error.code().name}: {error.details()}"] += 1
                 return
-            await asyncio.sleep(chance.uniform(0.01, 0.1))
+            await _pause(chance.uniform(0.01, 0.1))
             continue
         findings.answers.setdefault(key, set()).add(answer)
         findings.ends["ok"] += 1
@@ -134,7 +140,7 @@ async def killer(sidecars: list[Sidecar], findings: Findings, pause: tuple[float
     """SIGKILL one of them at a random moment, start it again; for ever."""
     chance = random.Random(seed)
     while True:
-        await asyncio.sleep(chance.uniform(*pause))
+        await _pause(chance.uniform(*pause))
         sidecar = chance.choice(sidecars)
         await asyncio.to_thread(sidecar.kill)
         findings.kills += 1
