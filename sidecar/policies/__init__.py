@@ -12,6 +12,7 @@ from sidecar.policies.access_log import AccessLog
 from sidecar.policies.audit.policy import Audit
 from sidecar.policies.authz import Authz
 from sidecar.policies.budget import Budget
+from sidecar.policies.cache import Cache
 from sidecar.policies.concurrency_limit import ConcurrencyLimit
 from sidecar.policies.deadline import Deadline
 from sidecar.policies.fault import Fault
@@ -36,6 +37,7 @@ ORDER: tuple[type[Policy[Any]], ...] = (
     RateLimit,  # after authorization: who may not call uses nobody's share
     Budget,  # after rate limits: reserving may wait, and what is over its rate need not reserve
     Validate,  # after limits, which parsing must not get around; before whatever answers from memory or sends
+    Cache,  # after all that may refuse: a kept answer needs the same right and rate; before a key is claimed for nothing
     Idempotency,  # after all that may refuse: a replay needs the same right, rate and form; before what changes the request
     Headers,  # after whatever decides: decisions are made on what the caller sent
     Retry,  # owns what happens when an attempt ends; what it repeats has passed all of the above once

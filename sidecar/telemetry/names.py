@@ -64,6 +64,23 @@ IDEMPOTENCY = MetricName(
     "unknown, reused, in_progress, not_replayable, malformed, required, too_large, store_unavailable.",
     ("listener", "route", "outcome"),
 )
+CACHE = MetricName(
+    "sidecar_cache_total",
+    "counter",
+    "RPCs of methods whose answers may be kept: hit, miss (asked the agent), joined (waited for another's answer), bypassed "
+    "(cache-control, or too large), not_kept (the agent's answer is for one caller alone).",
+    ("listener", "route", "outcome"),
+)
+CACHE_ENTRIES = MetricName(
+    "sidecar_cache_entries", "gauge", "Answers that are kept, by the route that has begun it.", ("listener", "route")
+)
+CACHE_BYTES = MetricName("sidecar_cache_bytes", "gauge", "Bytes of the answers that are kept.", ("listener", "route"))
+CACHE_DROPPED = MetricName(
+    "sidecar_cache_dropped_total",
+    "counter",
+    "Answers that went: expired, full, cleared (by hand), invalidated (by a write).",
+    ("listener", "reason"),
+)
 BUDGET_CHARGED = MetricName(
     "sidecar_budget_charged_total", "counter", "Units charged to a budget.", ("listener", "limit")
 )

@@ -354,6 +354,12 @@ def _idempotency(handle: Callable[..., tuple[HTTPStatus, object]]) -> Callable[[
     return answer
 
 
+def _clear_cache(request: _Handler) -> None:
+    """The answers that are kept are forgotten; what runs is left alone."""
+    admin = request.server.admin
+    request.json({"forgotten": admin.on_loop(admin.process.clear_cache)})
+
+
 def _order(order: str) -> Callable[[_Handler], None]:
     """One thing that can be asked of a rollout; `by` names who asks."""
 
@@ -424,6 +430,7 @@ _GET: dict[str, Callable[[_Handler], None]] = {
 _POST: dict[str, Callable[[_Handler], None]] = {
     "/agent/restart": _restart_agent,
     "/alerts/test": _test_alerts,
+    "/cache/clear": _clear_cache,
     "/drain": _drain,
     "/idempotency/resolve": _idempotency(idempotency.resolve),
     "/drill/start": _start_drill,
