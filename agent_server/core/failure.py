@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     from pydantic import ValidationError
 
+_LONGEST = 4096
+"""Characters of a message: callers are shown less, and masking looks at each."""
+
 
 @dataclass(frozen=True, slots=True)
 class Violation:
@@ -44,12 +47,12 @@ class Failure(Exception):
         violations: Iterable[Violation] = (),
         retry_after: float | None = None,
     ) -> None:
-        message = masked(message)
+        message = masked(message[:_LONGEST])
         super().__init__(message)
         self.code = code
         self.reason = reason
         self.message = message
-        self.metadata = {name: masked(value) for name, value in (metadata or {}).items()}
+        self.metadata = {name: masked(value[:_LONGEST]) for name, value in (metadata or {}).items()}
         self.violations = tuple(violations)
         self.retry_after = retry_after
 

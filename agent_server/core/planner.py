@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from grpc import StatusCode
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from agent_server.core.failure import Failure
+from agent_server.core.failure import Failure, invalid
 from agent_server.core.model import complete, json_in
 from agent_server.workflows.definition import Workflow, parse
 
@@ -20,12 +21,21 @@ if TYPE_CHECKING:
     from agent_server.core.context import Context
     from agent_server.tools.declare import ToolSpec
 
-_ASK = """You plan work. Answer with one JSON object and nothing else: a workflow that does the user's task with the tools below.
+_ASK = """You plan work. Answer with one JSON object and nothing else. Where one of the known workflows does the user's task, it is
+{"workflow": its name, "inputs": its inputs}. Otherwise it is a workflow that does the task with the tools below.
 No values are put into texts of statements (`sql`): they go by `params`, as :name.
 Its steps run as soon as the steps they refer to have ended. In a step, `with` is the tool's input; strings in it are Jinja2
 templates that see `steps.<id>.output`. `for_each` is a template that gives a list; `with` then sees `item` and `index`.
-Tools, with the JSON Schema of their input:
 """
+
+
+class _Choice(BaseModel):
+    """A known workflow."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    workflow: str
+    inputs: dict[str, Any] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,26 +68,37 @@ async def plan(
         known = ", ".join(sorted(library))
         text = f"no workflow's rules fit the task, and no model is configured; there is: {known}"
         raise Failure(StatusCode.FAILED_PRECONDITION, "NO_PLAN", text)
-    return await _by_model(task, tools, model, context)
+    return await _by_model(task, library, tools, model, context)
 
 
-async def _by_model(task: str, tools: Mapping[str, ToolSpec], model: Model, context: Context) -> Plan:
+async def _by_model(
+    task: str, library: Mapping[str, Workflow], tools: Mapping[str, ToolSpec], model: Model, context: Context
+) -> Plan:
+    known = [
+        {
+            "name": each.name,
+            "summary": each.summary,
+            "inputs": {
+                name: field.model_dump(mode="json", exclude_defaults=True) for name, field in each.inputs.items()
+            },
+        }
+        for each in library.values()
+    ]
     described = [
         {"name": spec.name, "summary": spec.summary, "input": spec.input_model.model_json_schema()}
         for spec in tools.values()
     ]
+    told = f"{_ASK}Known workflows:\n{json.dumps(known)}\nTools, with the JSON Schema of their input:\n{json.dumps(described)}"
+    schema = TypeAdapter(_Choice | Workflow).json_schema()
     messages = [
-        {"role": "system", "content": _ASK + json.dumps(described)},
+        {"role": "system", "content": told},
         {"role": "user", "content": task},
     ]
     problem: Failure | None = None
     for _ in range(2):  # told what is wrong with its first answer, a model often gives a good one
-        answer = await complete(model, messages, context.usage, schema=Workflow.model_json_schema())
+        answer = await complete(model, messages, context.usage, schema=schema)
         try:
-            workflow = parse(json_in(answer), "plan")
-            workflow.check_tools(tools, "plan")
-            workflow.check_inputs(tools, "plan")
-            return Plan(workflow, workflow.with_defaults({}, "plan.inputs"), "model")
+            return _checked(json_in(answer), library, tools)
         except Failure as failure:
             problem = failure
             messages += [
@@ -90,6 +111,24 @@ async def _by_model(task: str, tools: Mapping[str, ToolSpec], model: Model, cont
     assert problem is not None
     text = f"the model gave no workflow that can be used: {problem.message}"
     raise Failure(StatusCode.FAILED_PRECONDITION, "PLAN_INVALID", text)
+
+
+def _checked(answer: str, library: Mapping[str, Workflow], tools: Mapping[str, ToolSpec]) -> Plan:
+    """Raises Failure saying what is wrong with it."""
+    try:
+        choice = _Choice.model_validate_json(answer)
+    except ValidationError:
+        workflow = parse(answer, "plan")
+        workflow.check_tools(tools, "plan")
+        workflow.check_inputs(tools, "plan")
+        return Plan(workflow, workflow.with_defaults({}, "plan.inputs"), "model")
+    if choice.workflow not in library:
+        raise invalid(
+            "plan.workflow", f"no workflow is named {choice.workflow!r}; there is: {', '.join(sorted(library))}"
+        )
+    workflow = library[choice.workflow]
+    workflow.with_defaults(choice.inputs, "plan.inputs")
+    return Plan(workflow, choice.inputs, "model")
 
 
 def _typed(workflow: Workflow, name: str, value: str) -> Any:

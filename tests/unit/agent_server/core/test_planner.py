@@ -63,6 +63,21 @@ def test_by_a_model_that_needs_a_second_try(endpoint: Endpoint) -> None:
     assert endpoint.keys[0] == "Bearer hush"
 
 
+def test_a_model_may_choose_a_known_workflow(endpoint: Endpoint) -> None:
+    endpoint.answers = [
+        '{"workflow": "brew", "inputs": {}}',
+        '{"workflow": "call_apis", "inputs": {"urls": ["http://x.example/"]}}',
+    ]
+    found, _ = planned("look at x", endpoint.model)
+    assert (found.workflow.name, found.inputs) == ("call_apis", {"urls": ["http://x.example/"]})
+    assert "no workflow is named 'brew'" in endpoint.asked[1]["messages"][-1]["content"]
+    assert "reconcile" in endpoint.asked[0]["messages"][0]["content"]
+    endpoint.answers = ['{"workflow": "call_apis", "inputs": {"urls": "x"}}', '{"workflow": "call_apis"}']
+    with pytest.raises(Failure) as caught:
+        planned("look at x", endpoint.model)
+    assert (caught.value.reason, "plan.inputs.urls" in caught.value.message) == ("PLAN_INVALID", True)
+
+
 @pytest.mark.parametrize(
     ("answers", "reason"), [(["no", "no"], "PLAN_INVALID"), ([503], "MODEL_FAILED"), ([None, None], "PLAN_INVALID")]
 )
