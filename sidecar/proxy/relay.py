@@ -25,12 +25,18 @@ if TYPE_CHECKING:
     from sidecar.proxy.call import Call
     from sidecar.proxy.policy import Verdict
 
+_PREVIOUS = b"grpc-previous-rpc-attempts"
 # A literal field with a new name, without indexing, up to the length of its value (RFC 7541 §6.2.2).
 _TIMEOUT = b"\x00" + bytes([len(b"grpc-timeout")]) + b"grpc-timeout"
 
 
 def to_agent(call: Call, attempt: Attempt, now: float) -> None:
     """Send the request's headers on `attempt` at `now` (monotonic seconds), and what was held of its messages."""
+    number = attempt.number
+    if number and (former := call.metadata(_PREVIOUS)) is not None:
+        # Its caller repeats as well (gRFC A6): the agent is told of all attempts, once.
+        call.remove_metadata(_PREVIOUS)
+        number += int(former) if former.isdigit() and len(former) < 5 else 0
     block = call.block if call.changed is None else b"".join([field[2] for field in call.changed])
     block += call.peer.to_agent
     if call.deadline is not None:
@@ -38,8 +44,8 @@ def to_agent(call: Call, attempt: Attempt, now: float) -> None:
         if value is None or call.deadline_is_ours or now != call.started:
             value = grpc_timeout.encode(call.deadline - now)
         block += _TIMEOUT + bytes([len(value)]) + value
-    if attempt.number:
-        block += encode_field(b"grpc-previous-rpc-attempts", b"%d" % attempt.number)[2]
+    if number:
+        block += encode_field(_PREVIOUS, b"%d" % number)[2]
     held = call.held
     if held is None and not call.replay:
         attempt.send_headers(block, call.held_end)

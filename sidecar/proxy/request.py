@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sidecar.proxy.routing import Method, RouteTable
 
 _CONTENT_TYPES = frozenset({b"application/grpc", b"application/grpc+proto"})
-REWRITTEN = frozenset({b"grpc-timeout", b"grpc-previous-rpc-attempts", b"x-request-id"})
+REWRITTEN = frozenset({b"grpc-timeout", b"x-request-id"})
 """Not passed on as they came: rewritten by `relay`, or replaced when they are not usable."""
 
 

@@ -276,7 +276,8 @@ def test_authority_and_scheme_go_on() -> None:
         assert scene.agent.seen.value("content-type") == "application/grpc+proto"
 
 
-def test_previous_attempts_are_counted_by_us_alone() -> None:
+def test_attempts_that_the_caller_made_are_told_as_it_told_them() -> None:
     scene = Scene(on_agent=echo)
-    scene.call(("grpc-previous-rpc-attempts", "5"))
-    assert scene.agent.seen.value("grpc-previous-rpc-attempts") is None
+    for _ in range(3):
+        scene.call(("grpc-previous-rpc-attempts", "5"))
+        assert scene.agent.seen.value("grpc-previous-rpc-attempts") == "5"

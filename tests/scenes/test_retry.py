@@ -99,6 +99,18 @@ def test_the_first_attempt_is_not_numbered_and_later_ones_are() -> None:
     assert [attempts_header(stream) for stream in played.agent_streams] == [None, "1", "2"]
 
 
+@pytest.mark.parametrize(("told", "seen"), [("5", ["5", "6", "7"]), ("many", ["many", "1", "2"])])
+def test_attempts_of_a_caller_that_repeats_as_well_are_added(told: str, seen: list[str]) -> None:
+    played = scene(fails(), fails(), answers)
+    played.call(("grpc-previous-rpc-attempts", told), ("x-mine", "1"))
+    played.advance(1.3)
+    played.advance(3)
+    assert [attempts_header(stream) for stream in played.agent_streams] == seen
+    for stream in played.agent_streams:
+        names_seen = [name for name, _ in stream.seen.headers]
+        assert names_seen.count(b"grpc-previous-rpc-attempts") == names_seen.count(b"x-mine") == 1
+
+
 def test_backoff_grows_with_jitter_of_a_fifth() -> None:
     played = scene(fails(), config={"max_attempts": 3})
     played.call()
