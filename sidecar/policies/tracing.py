@@ -7,6 +7,8 @@ configured, nobody looks.
 from __future__ import annotations
 
 import importlib.util
+import threading
+from collections import deque
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
 
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     from sidecar.runtime import Runtime
     from sidecar.telemetry.otlp import Exporter
 
+_OPENING = 5.0
+"""Seconds that the end of the process waits for the SDK to be loaded."""
 NOTE = "tracing"
 """Under which a sampled call has its `CallTrace` in `call.notes`."""
 
@@ -83,19 +87,58 @@ class Collector:
 
     def __init__(self) -> None:
         self.exporter: Exporter | None = None
+        # Spans that ended before there was an exporter.
+        self._early: deque[Span] = deque()
+        self._opening: threading.Thread | None = None
+        self._limit = 0
+        self._dropped = 0
 
     def open(self, config: TracingConfig, runtime: Runtime) -> None:
-        """Load the SDK and start its thread, once. Takes some tenths of a second, so not on the path of a call."""
-        if self.exporter is None:
+        """Load the SDK, once, in a thread: it takes some tenths of a second, for which no call should have to wait."""
+        if self._opening is None:
+            self._limit = config.queue
+            self._opening = threading.Thread(target=self._open, args=(config, runtime), name="tracing", daemon=True)
+            self._opening.start()
+            runtime.closers.append(self.close)
+
+    def _open(self, config: TracingConfig, runtime: Runtime) -> None:
+        try:
             from sidecar.telemetry.otlp import Exporter
 
             service = config.service or runtime.node or "sidecar"
             self.exporter = Exporter(config.otlp, service=service, queue=config.queue, log=runtime.log)
-            runtime.closers.append(self.exporter.close)
+        except Exception as error:  # an SDK that cannot be used must not end the thread in silence
+            runtime.defect("tracing", error)
+
+    def add(self, span: Span) -> None:
+        """Called on the data path: never waits."""
+        if self.exporter is not None:
+            if self._early:
+                self._hand_over(self.exporter)
+            self.exporter.add(span)
+        elif len(self._early) < self._limit:
+            self._early.append(span)
+        else:
+            self._dropped += 1
+
+    def _hand_over(self, exporter: Exporter) -> None:
+        while self._early:
+            exporter.add(self._early.popleft())
 
     def counts(self) -> list[tuple[tuple[str, ...], float]]:
-        counts = self.exporter.counts() if self.exporter is not None else {}
+        if self.exporter is None:
+            return [(("dropped",), self._dropped)]
+        counts = self.exporter.counts()
+        counts["dropped"] += self._dropped
         return [((result,), number) for result, number in counts.items()]
+
+    def close(self) -> None:
+        """The last spans go out. Blocks, for some seconds at most."""
+        if self._opening is not None:
+            self._opening.join(_OPENING)
+        if self.exporter is not None:
+            self._hand_over(self.exporter)
+            self.exporter.close()
 
 
 class Tracing(Policy[TracingConfig]):
@@ -224,9 +267,7 @@ class Tracing(Policy[TracingConfig]):
 
     def _send(self, span: Span, outcome: Outcome) -> None:
         span.end(self._clock.wall(), outcome.code, outcome.message)
-        exporter = self.collector.exporter
-        if exporter is not None:
-            exporter.add(span)
+        self.collector.add(span)
 
     def _new_id(self) -> bytes:
         return b"%016x" % (self._random.getrandbits(64) or 1)

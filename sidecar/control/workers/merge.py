@@ -29,6 +29,7 @@ _LEAST = frozenset(
         names.BUDGET_LEFT.name,
         names.ENDPOINT_HEALTHY.name,
         names.ENDPOINT_READY.name,
+        names.BUDGET_LEFT.name,
         names.STORE_UP.name,
         "process_start_time_seconds",
     }

@@ -7,10 +7,11 @@ from pydantic import ValidationError
 
 from sidecar.http2.errors import ErrorCode
 from sidecar.policies.retry import Retry, RetryConfig
-from sidecar.policies.tracing import Tracing, TracingConfig
+from sidecar.policies.tracing import Collector, Tracing, TracingConfig
 from sidecar.proxy.policy import Policy
 from sidecar.runtime import Runtime
 from sidecar.telemetry.spans import Span
+from tests.support.otlp import Collector as Receiver
 from tests.support.scene import Scene
 from tests.support.wire import RESPONSE, ScriptedStream, block, message
 
@@ -170,3 +171,32 @@ def test_what_is_refused_before_any_policy_has_a_span() -> None:
 def test_an_address_that_is_none_is_refused(otlp: str) -> None:
     with pytest.raises(ValidationError):
         TracingConfig(otlp=otlp)
+
+
+def test_what_ends_before_the_exporter_is_there_waits_for_it() -> None:
+    collector, kept = Collector(), Kept()
+    config = TracingConfig(otlp="http://127.0.0.1:1", queue=2)
+    made, spans = scene({"sample": 100})
+    collector._limit = config.queue
+    for _ in range(2):
+        made.call()
+    for span in spans[:3]:
+        collector.add(span)
+    assert collector.counts() == [(("dropped",), 1)]
+    collector.exporter = kept  # type: ignore[assignment]
+    collector.add(spans[3])
+    assert kept.spans == [spans[0], spans[1], spans[3]]
+
+
+def test_opening_waits_for_nobody_and_closing_sends_what_came_early() -> None:
+    with Receiver() as receiver:
+        made, spans = scene({"sample": 100})
+        made.call()
+        collector = Collector()
+        collector.open(TracingConfig(otlp=receiver.url), made.runtime)
+        for span in spans:
+            collector.add(span)
+        (close,) = made.runtime.closers
+        close()
+        assert {each.kind for each in receiver.wait(2)} == {"SERVER", "CLIENT"}
+    assert dict(collector.counts()) == {("exported",): 2, ("failed",): 0, ("dropped",): 0}
