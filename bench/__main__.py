@@ -54,8 +54,8 @@ def make_certificates(folder: Path) -> None:
         subprocess.run([*sidecar, "issue", name, "--ca", ".", "--out", ".", "--id", identity, "--force"], **quiet)
 
 
-def our_config(name: str, folder: Path, *, tls: bool) -> Path:
-    text = (HERE / f"{name}.yaml").read_text().replace("FOLDER", str(folder))
+def our_config(name: str, folder: Path, *, tls: bool, store: str) -> Path:
+    text = (HERE / f"{name}.yaml").read_text().replace("FOLDER", str(folder)).replace("STORE", store)
     if not tls:
         text = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("tls:"))
     path = folder / f"{name}.yaml"
@@ -72,7 +72,7 @@ def measure(command: list[str], port: int, args: argparse.Namespace, folder: Pat
         connections = min(concurrency, args.connections)
         out = subprocess.run(
             [sys.executable, "-m", "bench.load", "talk" if args.streams else "load", f"127.0.0.1:{port}", str(concurrency), str(connections),
-             str(seconds), str(args.bytes), *extra],
+             str(seconds), str(args.bytes), args.key, *extra],
             capture_output=True, text=True, check=False, cwd=HERE.parent,
         )
         return json.loads(out.stdout) if out.stdout else {"n": 0, "failed": 1, "error": out.stderr[-500:]}
@@ -100,6 +100,9 @@ def main() -> int:
     parser.add_argument("--mtls", action="store_true", help="with client certificates")
     parser.add_argument("--config", default="relay", help="which of bench/*.yaml")
     parser.add_argument("--streams", action="store_true", help="messages back and forth on open streams, not unary RPCs")
+    parser.add_argument("--key", default="", choices=["", "new", "same"], help="idempotency keys: a new one per RPC, or one")
+    parser.add_argument("--store", default="sqlite:///bench.db", help="for a configuration with a store")
+    parser.add_argument("--alone", action="store_true", help="no other proxies")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=3)
     parser.add_argument("--bytes", type=int, default=100)
@@ -108,11 +111,12 @@ def main() -> int:
     args = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="sidecar-bench-"))
     make_certificates(folder)
-    config = our_config(args.config, folder, tls=args.mtls)
+    config = our_config(args.config, folder, tls=args.mtls, store=args.store)
     # The installed command, not this tree's source: after `make compiled` that is the compiled data path.
     installed = str(Path(sys.executable).with_name("sidecar"))
     runs = {"sidecar": ([installed, "run", "-c", str(config), "--log-level", "error"], OURS)}
-    runs |= found_peers(folder, UPSTREAM, mtls=args.mtls)
+    if not args.alone:
+        runs |= found_peers(folder, UPSTREAM, mtls=args.mtls)
     figures: dict[str, list[dict]] = {name: [] for name in runs}
     with subprocess.Popen([sys.executable, "-m", "bench.load", "echo", UPSTREAM], cwd=HERE.parent, stdout=subprocess.PIPE) as echo:
         try:

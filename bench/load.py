@@ -139,7 +139,8 @@ class Talker(Caller):
 class Load:
     """Keeps `concurrency` RPCs running until the time is up; every RPC has its own request id and trace."""
 
-    def __init__(self, concurrency: int, seconds: float, size: int, kind: type[Caller]) -> None:
+    def __init__(self, concurrency: int, seconds: float, size: int, kind: type[Caller], key: str) -> None:
+        self.key = key
         self.kind = kind
         self.ends = time.perf_counter() + seconds
         self.message = b"\0" + size.to_bytes(4, "big") + b"x" * size
@@ -165,6 +166,8 @@ class Load:
         call = self.kind(self, connection)
         connection.open(call)
         unique = block((b"x-request-id", one), (b"traceparent", b"00-" + one + b"-" + one[:16] + b"-00"))
+        if self.key:
+            unique += block((b"idempotency-key", one if self.key == "new" else b"the-same"))
         call.send_headers(self.common + unique)
         call.send_data(self.message, self.kind is Caller)
 
@@ -190,6 +193,7 @@ async def load(
     size: int,
     certificates: Path | None,
     kind: type[Caller],
+    key: str,
 ) -> None:
     flusher = Flusher(asyncio.get_running_loop())
     context = None
@@ -213,7 +217,7 @@ async def load(
         )
         await asyncio.wait_for(ready.wait(), 10)
         opened.append(socket.connection)
-    running = Load(concurrency, seconds, size, kind)
+    running = Load(concurrency, seconds, size, kind, key)
     began = time.perf_counter()
     for i in range(concurrency):
         running.start(opened[i % connections])
@@ -244,10 +248,10 @@ def main(arguments: list[str]) -> None:
     if arguments[0] == "echo":
         run(echo(arguments[1]))
     else:
-        address, concurrency, connections, seconds, size, *folder = arguments[1:]
+        address, concurrency, connections, seconds, size, key, *folder = arguments[1:]
         certificates = Path(folder[0]) if folder else None
         kind = Talker if arguments[0] == "talk" else Caller
-        run(load(address, int(concurrency), int(connections), float(seconds), int(size), certificates, kind))
+        run(load(address, int(concurrency), int(connections), float(seconds), int(size), certificates, kind, key))
 
 
 if __name__ == "__main__":

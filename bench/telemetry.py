@@ -8,18 +8,22 @@ CPU per RPC is that of the whole sidecar process, its log and export threads inc
 from __future__ import annotations
 
 import argparse
+import contextlib
+import json
 import shutil
+import socket
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from concurrent import futures
 from pathlib import Path
 
 import grpc
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 
-from bench.__main__ import HERE, measure
+from bench.__main__ import HERE, cpu_seconds
 
 UPSTREAM, OURS, COLLECTOR = "127.0.0.1:19040", 19140, "127.0.0.1:19041"
 VARIANTS = {
@@ -52,6 +56,33 @@ def config(name: str, policies: str, folder: Path) -> Path:
     return path
 
 
+def measure(command: list[str], args: argparse.Namespace, folder: Path) -> dict:
+    with (folder / "proxy.log").open("wb") as log:
+        proxy = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
+
+    def load(seconds: float) -> dict:
+        numbers = map(str, (args.concurrency, args.connections, seconds, args.bytes))
+        command = [sys.executable, "-m", "bench.load", "load", f"127.0.0.1:{OURS}", *numbers, ""]
+        out = subprocess.run(command, capture_output=True, text=True, check=True, cwd=HERE.parent)
+        return json.loads(out.stdout)
+
+    try:
+        for _ in range(200):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", OURS), 1):
+                break
+            time.sleep(0.1)
+        load(1)
+        before = cpu_seconds(proxy.pid)
+        result = load(args.seconds)
+        # What the call left to the threads belongs to it.
+        time.sleep(1.2)
+        result["cpu_us"] = (cpu_seconds(proxy.pid) - before) * 1e6 / result["n"]
+        return result
+    finally:
+        proxy.terminate()
+        proxy.wait(20)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.telemetry", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
@@ -59,7 +90,6 @@ def main() -> int:
     parser.add_argument("--bytes", type=int, default=100)
     parser.add_argument("--concurrency", type=int, default=64)
     parser.add_argument("--connections", type=int, default=4)
-    parser.set_defaults(mtls=False, streams=False)
     args = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="sidecar-bench-"))
     installed = str(Path(sys.executable).with_name("sidecar"))
@@ -77,8 +107,7 @@ def main() -> int:
                 for name, policies in VARIANTS.items():
                     print(f"round {number + 1} of {args.rounds}: {name}", file=sys.stderr)
                     command = [installed, "run", "-c", str(config(name, policies, folder)), "--log-level", "info"]
-                    figures[name].append(measure(command, OURS, args, folder))
-                    (folder / "proxy.log").unlink(missing_ok=True)
+                    figures[name].append(measure(command, args, folder))
         finally:
             upstream.terminate()
     server.stop(1).wait()
