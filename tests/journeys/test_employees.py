@@ -318,8 +318,8 @@ def test_what_a_browser_meets_is_a_clear_error_and_the_next_page_is_shown(tmp_pa
 
 
 @pytest.fixture
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with cluster(tmp_path_factory.mktemp("postgres")) as found:
+def postgres() -> Iterator[str]:
+    with cluster() as found:
         yield found.url
 
 

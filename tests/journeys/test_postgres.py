@@ -16,8 +16,8 @@ LIMIT = 60.0
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with cluster(tmp_path_factory.mktemp("postgres")) as found:
+def server() -> Iterator[Cluster]:
+    with cluster() as found:
         yield found
 
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,8 +37,6 @@ class Cluster:
         # PostgreSQL refuses to run as root.
         self._user = ["runuser", "-u", "nobody", "--"] if os.geteuid() == 0 else []
         if self._user:
-            for each in (folder, folder.parent, folder.parent.parent):
-                each.chmod(0o755)
             shutil.chown(folder, "nobody")
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -59,10 +58,12 @@ class Cluster:
 
 
 @contextmanager
-def cluster(folder: Path) -> Iterator[Cluster]:
-    found = Cluster(folder)
-    found.start()
-    try:
-        yield found
-    finally:
-        found.stop()
+def cluster() -> Iterator[Cluster]:
+    # Not below pytest's folder: another user has to reach it, and the path of a socket is short.
+    with tempfile.TemporaryDirectory(prefix="postgres-", ignore_cleanup_errors=True) as folder:
+        found = Cluster(Path(folder))
+        found.start()
+        try:
+            yield found
+        finally:
+            found.stop()
