@@ -177,6 +177,22 @@ async def test_the_store_is_lost_and_the_network_parted(tmp_path: Path) -> None:
                 assert found["after"]["succeeded_percent"] > 50
 
 
+async def test_all_workers_are_disturbed_and_judged_together(tmp_path: Path) -> None:
+    async with RawAgent(serve, keeps=False) as agent:
+        text = config(agent.address, top='workers: 2\nstore: {url: "sqlite:///./state.db"}')
+        with Sidecar(text, tmp_path) as sidecar:
+            async with contextlib.AsyncExitStack() as stack:
+                # Enough connections that either worker has some.
+                for _ in range(3):
+                    await stack.enter_async_context(traffic(sidecar.addresses["inbound"]))
+                found = await drill(sidecar, "errors", "--percent", "100")
+                assert found["during"]["succeeded_percent"] < 10
+                assert found["after"]["succeeded_percent"] > 90
+            for worker in (1, 2):
+                last = json.loads(sidecar.get(f"/drill?worker={worker}")[1])["last"]
+                assert (last["name"], last["ended"]) == ("errors", "its time is over")
+
+
 async def test_a_drill_ends_by_itself_when_its_command_is_gone(tmp_path: Path) -> None:
     async with RawAgent(serve, keeps=False) as agent:
         with Sidecar(config(agent.address, token=", token: let-me-in-please-do"), tmp_path) as sidecar:

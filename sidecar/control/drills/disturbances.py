@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from sidecar.control.process import Process
 
 
+_FAR_AHEAD = 100 * 365 * 86_400.0
+
+
 class CannotDrill(Exception):
     """This sidecar, as it is configured or as it stands now, has nothing that this drill could disturb."""
 
@@ -131,14 +134,16 @@ class CertExpiry:
     def __init__(self, process: Process, order: Order) -> None:
         wanted = order.listener
         self._wall = process.runtime.clock.wall
+        self._is_worker = process.runtime.worker > 0
         self._listeners = [each for name, each in process.listeners.items() if wanted in {None, name}]
         self.hits: int | None = None
 
     def begin(self) -> str:
         ends = [end for each in self._listeners for end in each.certificate_ends()]
-        if not ends:
+        if not ends and not self._is_worker:
             raise CannotDrill("no caller with a certificate is connected, so none can be judged expired")
-        ahead = max(0.0, max(ends) - self._wall()) + 1.0
+        # Another worker may have the callers; of those that come to this one none shall pass.
+        ahead = max(0.0, max(ends) - self._wall()) + 1.0 if ends else _FAR_AHEAD
         for each in self._listeners:
             each.look_ahead(ahead)
         names = ", ".join(each.name for each in self._listeners)
