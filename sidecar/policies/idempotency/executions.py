@@ -43,10 +43,13 @@ class Taken(Exception):
 
 @dataclass(slots=True, eq=False)
 class Claim:
-    """A key in this process: being claimed, waited for, running, or being settled. Others wait for `over`."""
+    """A key in this process: being claimed, waited for, running, or being settled.
+
+    Others wait for `over`: what was done, where that is known; else they look themselves.
+    """
 
     key: str
-    over: asyncio.Future[None]
+    over: asyncio.Future[Execution | None]
     execution: Execution | None = None
     value: bytes = b""
     is_running: bool = False
@@ -88,8 +91,11 @@ class Executions:
         while True:
             while (other := self.claims.get(key)) is not None:
                 self._check_joins(other, wanted, terms)
-                joined.append(True)
-                await asyncio.shield(other.over)
+                if other.is_running:
+                    joined.append(True)
+                done = await asyncio.shield(other.over)
+                if done is not None:
+                    return done
             claim = Claim(key, asyncio.get_running_loop().create_future())
             self.claims[key] = claim
             task = self._runtime.spawn(self._try(claim, wanted, terms), "claim a key")
@@ -116,7 +122,7 @@ class Executions:
         record = other.execution
         if record is not None and record.fingerprint != wanted.fingerprint:
             raise Taken("KEY_REUSED", record)
-        if not terms.joins:
+        if other.is_running and not terms.joins:
             raise Taken("KEY_IN_PROGRESS", record or wanted)
 
     async def _try(self, claim: Claim, wanted: Execution, terms: Terms) -> Execution | Exception | None:
@@ -131,9 +137,11 @@ class Executions:
         began = self._clock.monotonic()
         claim.execution = wanted
         kept = False
+        done: Execution | None = None
         try:
             found = await self._put_claim(claim, wanted, terms)
             if found is not claim.execution:
+                done = found
                 return found
             late = self._clock.monotonic() - began >= terms.lease / 2
             if claim.is_abandoned or late:
@@ -147,7 +155,7 @@ class Executions:
             return claim.execution
         finally:
             if not kept:
-                self._forget(claim)
+                self._forget(claim, done)
 
     async def _put_claim(self, claim: Claim, wanted: Execution, terms: Terms) -> Execution | None:
         expected: bytes | None = None
@@ -211,6 +219,7 @@ class Executions:
         value = self._sealing.seal(dump(execution))
         gives_up = self._clock.monotonic() + execution.lease
         pause = _AGAIN_FIRST
+        known: Execution | None = None
         try:
             while True:
                 try:
@@ -229,19 +238,21 @@ class Executions:
                     continue
                 # A put that was lost on its way back has been done all the same.
                 recorded = done is True or (isinstance(done, Record) and done.value == value)
+                if recorded and execution.state is State.DONE:
+                    known = execution
                 if not first.done():
                     first.set_result(recorded)
                 return
         finally:
             if not first.done():
                 first.set_exception(StoreUnavailable("closed", "the process ends"))
-            self._forget(claim)
+            self._forget(claim, known)
 
-    def _forget(self, claim: Claim) -> None:
+    def _forget(self, claim: Claim, done: Execution | None) -> None:
         if self.claims.get(claim.key) is claim:
             del self.claims[claim.key]
         if not claim.over.done():
-            claim.over.set_result(None)
+            claim.over.set_result(done)
 
     # ── leases ──
 
