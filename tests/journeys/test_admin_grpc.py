@@ -263,3 +263,22 @@ def test_alerts(asked: Asked) -> None:
     assert list(asked.ask("TestAlerts", pb.TestAlertsRequest()).receivers) == []
     refused = asked.refused("TestAlerts", pb.TestAlertsRequest(receiver="pager"))
     assert refused == ("NOT_FOUND", "no receiver is called 'pager'; known: none")
+
+
+def test_drills(asked: Asked) -> None:
+    from google.protobuf import json_format  # noqa: PLC0415
+
+    assert json_format.MessageToDict(asked.ask("GetDrill", pb.GetDrillRequest()).drills)["running"] is None
+    wrong = asked.refused("StartDrill", pb.StartDrillRequest(name="errors", options={"percent": "many"}))
+    assert wrong == ("INVALID_ARGUMENT", "percent: is no number; allowed: 0 to 100")
+    nothing = asked.refused("StartDrill", pb.StartDrillRequest(name="store-loss"))
+    assert nothing == ("FAILED_PRECONDITION", "no store is configured; see `store:`")
+    order = pb.StartDrillRequest(
+        name="latency", options={"for": "5m", "percent": "10", "delay": "1ms", "by": "night shift"}
+    )
+    running = json_format.MessageToDict(asked.ask("StartDrill", order).drills)["running"]
+    assert (running["name"], running["by"]) == ("latency", "night shift")
+    assert running["what"].startswith("10 % of the RPCs wait 1ms on ")
+    assert asked.refused("StartDrill", order) == ("FAILED_PRECONDITION", "the drill latency runs; one at a time")
+    ended = json_format.MessageToDict(asked.ask("EndDrill", pb.EndDrillRequest()).drills)
+    assert (ended["running"], ended["last"]["ended"]) == (None, "it was told to end")

@@ -29,6 +29,8 @@ from sidecar.control.admin.api import admin_pb2 as pb
 from sidecar.control.admin.api.admin_pb2_grpc import AdminServicer, add_AdminServicer_to_server
 from sidecar.control.admin.grpc_reflection import add_reflection
 from sidecar.control.admin.http import LoopStuckError
+from sidecar.control.drills.disturbances import CannotDrill
+from sidecar.control.drills.order import order_from
 from sidecar.rollout.rollouts import NoSuchRollout, Refused, StoreUnavailable
 from sidecar.transport.bind import BindError
 
@@ -202,7 +204,7 @@ class Admin(AdminServicer):
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the event loop does not answer")
         except NoSuchRollout as error:
             await context.abort(grpc.StatusCode.NOT_FOUND, str(error.args[0]))
-        except Refused as error:
+        except (Refused, CannotDrill) as error:
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
         except StoreUnavailable as error:
             await context.abort(
@@ -290,6 +292,9 @@ class Admin(AdminServicer):
     async def GetAlerts(self, request: Any, context: Any) -> pb.GetAlertsResponse:
         return pb.GetAlertsResponse(alerts=_struct(await self._read(context, lambda: view.alerts(self._process))))
 
+    async def GetDrill(self, request: Any, context: Any) -> pb.GetDrillResponse:
+        return pb.GetDrillResponse(drills=_struct(await self._read(context, lambda: view.drill(self._process))))
+
     async def ListRollouts(self, request: Any, context: Any) -> pb.ListRolloutsResponse:
         found = await self._read(context, self._process.rollouts.all)
         return pb.ListRolloutsResponse(rollouts=map(_struct, found))
@@ -344,6 +349,19 @@ class Admin(AdminServicer):
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
         results = [pb.TestAlertsResponse.Result(**{**each, "problem": each["problem"] or ""}) for each in found]
         return pb.TestAlertsResponse(receivers=results)
+
+    async def StartDrill(self, request: pb.StartDrillRequest, context: Any) -> pb.StartDrillResponse:
+        def start() -> dict[str, Any]:
+            return self._process.drills.start(order_from({**request.options, "name": request.name}))
+
+        return pb.StartDrillResponse(drills=_struct(await self._read(context, start)))
+
+    async def EndDrill(self, request: Any, context: Any) -> pb.EndDrillResponse:
+        def end() -> dict[str, Any]:
+            self._process.drills.end("it was told to end")
+            return self._process.drills.view()
+
+        return pb.EndDrillResponse(drills=_struct(await self._read(context, end)))
 
     async def OrderRollout(self, request: pb.OrderRolloutRequest, context: Any) -> pb.OrderRolloutResponse:
         order = _ORDERS.get(request.order)

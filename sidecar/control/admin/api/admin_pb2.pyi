@@ -305,6 +305,47 @@ class TestAlertsResponse(_message.Message):
     receivers: _containers.RepeatedCompositeFieldContainer[TestAlertsResponse.Result]
     def __init__(self, receivers: _Optional[_Iterable[_Union[TestAlertsResponse.Result, _Mapping]]] = ...) -> None: ...
 
+class StartDrillRequest(_message.Message):
+    __slots__ = ("name", "options")
+    class OptionsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    options: _containers.ScalarMap[str, str]
+    def __init__(self, name: _Optional[str] = ..., options: _Optional[_Mapping[str, str]] = ...) -> None: ...
+
+class StartDrillResponse(_message.Message):
+    __slots__ = ("drills",)
+    DRILLS_FIELD_NUMBER: _ClassVar[int]
+    drills: _struct_pb2.Struct
+    def __init__(self, drills: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ...) -> None: ...
+
+class EndDrillRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class EndDrillResponse(_message.Message):
+    __slots__ = ("drills",)
+    DRILLS_FIELD_NUMBER: _ClassVar[int]
+    drills: _struct_pb2.Struct
+    def __init__(self, drills: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ...) -> None: ...
+
+class GetDrillRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetDrillResponse(_message.Message):
+    __slots__ = ("drills",)
+    DRILLS_FIELD_NUMBER: _ClassVar[int]
+    drills: _struct_pb2.Struct
+    def __init__(self, drills: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ...) -> None: ...
+
 class ListRolloutsRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...

@@ -138,6 +138,21 @@ class AdminStub:
                 request_serializer=sidecar_dot_v1_dot_admin__pb2.TestAlertsRequest.SerializeToString,
                 response_deserializer=sidecar_dot_v1_dot_admin__pb2.TestAlertsResponse.FromString,
                 _registered_method=True)
+        self.StartDrill = channel.unary_unary(
+                '/sidecar.v1.Admin/StartDrill',
+                request_serializer=sidecar_dot_v1_dot_admin__pb2.StartDrillRequest.SerializeToString,
+                response_deserializer=sidecar_dot_v1_dot_admin__pb2.StartDrillResponse.FromString,
+                _registered_method=True)
+        self.EndDrill = channel.unary_unary(
+                '/sidecar.v1.Admin/EndDrill',
+                request_serializer=sidecar_dot_v1_dot_admin__pb2.EndDrillRequest.SerializeToString,
+                response_deserializer=sidecar_dot_v1_dot_admin__pb2.EndDrillResponse.FromString,
+                _registered_method=True)
+        self.GetDrill = channel.unary_unary(
+                '/sidecar.v1.Admin/GetDrill',
+                request_serializer=sidecar_dot_v1_dot_admin__pb2.GetDrillRequest.SerializeToString,
+                response_deserializer=sidecar_dot_v1_dot_admin__pb2.GetDrillResponse.FromString,
+                _registered_method=True)
         self.ListRollouts = channel.unary_unary(
                 '/sidecar.v1.Admin/ListRollouts',
                 request_serializer=sidecar_dot_v1_dot_admin__pb2.ListRolloutsRequest.SerializeToString,
@@ -296,6 +311,26 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StartDrill(self, request, context):
+        """Make something fail on purpose for a bounded time; it ends by itself, also if nobody asks again. docs/drills.md
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EndDrill(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetDrill(self, request, context):
+        """The drill that runs, and the last one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListRollouts(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -417,6 +452,21 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.TestAlerts,
                     request_deserializer=sidecar_dot_v1_dot_admin__pb2.TestAlertsRequest.FromString,
                     response_serializer=sidecar_dot_v1_dot_admin__pb2.TestAlertsResponse.SerializeToString,
+            ),
+            'StartDrill': grpc.unary_unary_rpc_method_handler(
+                    servicer.StartDrill,
+                    request_deserializer=sidecar_dot_v1_dot_admin__pb2.StartDrillRequest.FromString,
+                    response_serializer=sidecar_dot_v1_dot_admin__pb2.StartDrillResponse.SerializeToString,
+            ),
+            'EndDrill': grpc.unary_unary_rpc_method_handler(
+                    servicer.EndDrill,
+                    request_deserializer=sidecar_dot_v1_dot_admin__pb2.EndDrillRequest.FromString,
+                    response_serializer=sidecar_dot_v1_dot_admin__pb2.EndDrillResponse.SerializeToString,
+            ),
+            'GetDrill': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetDrill,
+                    request_deserializer=sidecar_dot_v1_dot_admin__pb2.GetDrillRequest.FromString,
+                    response_serializer=sidecar_dot_v1_dot_admin__pb2.GetDrillResponse.SerializeToString,
             ),
             'ListRollouts': grpc.unary_unary_rpc_method_handler(
                     servicer.ListRollouts,
@@ -974,6 +1024,87 @@ class Admin:
             '/sidecar.v1.Admin/TestAlerts',
             sidecar_dot_v1_dot_admin__pb2.TestAlertsRequest.SerializeToString,
             sidecar_dot_v1_dot_admin__pb2.TestAlertsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StartDrill(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sidecar.v1.Admin/StartDrill',
+            sidecar_dot_v1_dot_admin__pb2.StartDrillRequest.SerializeToString,
+            sidecar_dot_v1_dot_admin__pb2.StartDrillResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EndDrill(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sidecar.v1.Admin/EndDrill',
+            sidecar_dot_v1_dot_admin__pb2.EndDrillRequest.SerializeToString,
+            sidecar_dot_v1_dot_admin__pb2.EndDrillResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetDrill(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sidecar.v1.Admin/GetDrill',
+            sidecar_dot_v1_dot_admin__pb2.GetDrillRequest.SerializeToString,
+            sidecar_dot_v1_dot_admin__pb2.GetDrillResponse.FromString,
             options,
             channel_credentials,
             insecure,
