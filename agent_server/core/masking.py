@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_WORDS = r"(?:api[_-]?key|access[_-]?key|token|secret|passw(?:or)?d|pwd|credential|signature|session[_-]?id|\bsig\b|authorization)"
+_WORDS = r"(?:api[_-]?key|access[_-]?key|token(?!s)|secret|passw(?:or)?d|pwd|credential|signature|session[_-]?id|\bsig\b|authorization)"
 _NAMED = rf"[\w-]{{0,40}}{_WORDS}[\w-]{{0,40}}"
 # Every repetition is bounded: whoever writes the text must not decide how long reading it takes. Most texts have none of it, which the
 # first expression of each rule finds out in one go.
@@ -25,9 +25,11 @@ _RULES = tuple(
         # name=value, name: value, "name": "value"
         (
             rf"(?i){_WORDS}",
-            rf"(?i)\b({_NAMED})(['\"]?\s{{0,8}}[=:]\s{{0,8}})"
-            r"('[^']*'|\"[^\"]*\"|(?!bearer\b|basic\b)[^\s&,;'\"}]+)",
-            r"\1\2…",
+            # After a colon without quotes it is a word of a sentence as often as a value: what has a digit or a sign is a value.
+            rf"(?i)\b({_NAMED})(?:(['\"]?\s{{0,8}}[=:]\s{{0,8}})(?:'[^']*'|\"[^\"]*\")"
+            r"|(['\"]?\s{0,8}=\s{0,8})(?!bearer\b|basic\b)[^\s&,;'\"}]+"
+            r"|(:\s{0,8})(?=[^\s&,;'\"}]{0,80}[0-9+/=_-])(?!bearer\b|basic\b)[^\s&,;'\"}]{6,})",
+            r"\1\2\3\4…",
         ),
         ("eyJ", r"\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*", "…"),
         ("@", r"\b([A-Za-z0-9])[A-Za-z0-9._%+-]{0,63}@([A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){1,8})", r"\1…@\2"),
