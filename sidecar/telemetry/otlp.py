@@ -12,23 +12,30 @@ import threading
 from typing import TYPE_CHECKING, cast
 
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, InstrumentationScope, KeyValue
+from opentelemetry.proto.resource.v1.resource_pb2 import Resource as ResourceMessage
+from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Status
+from opentelemetry.proto.trace.v1.trace_pb2 import Span as SpanMessage
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
-from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
+from opentelemetry.trace import SpanContext, TraceFlags
 
 from sidecar import __version__
+from sidecar.telemetry import spans as conventions
 from sidecar.telemetry.masking import mask
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sidecar.telemetry.spans import Span
+    from opentelemetry.sdk.trace import ReadableSpan
 
-_SCOPE = InstrumentationScope("sidecar", __version__)
-_SAMPLED = TraceFlags(TraceFlags.SAMPLED)
-_KINDS = {"server": SpanKind.SERVER, "client": SpanKind.CLIENT}
+    from sidecar.telemetry.spans import Span, Value
+
+_SCOPE = InstrumentationScope(name="sidecar", version=__version__)
+_KINDS = {"server": SpanMessage.SPAN_KIND_SERVER, "client": SpanMessage.SPAN_KIND_CLIENT}
+_UNIQUE = frozenset({conventions.REQUEST_ID, conventions.CLIENT_PORT})
+# opentelemetry-proto, SpanFlags: the lowest byte is W3C's; the others say whether the parent is known to be remote.
+_SAMPLED, _KNOWS_PARENT, _REMOTE_PARENT = 0x01, 0x100, 0x200
 _BATCH = 512
 _DELAY_MS = 1000
 _TIMEOUT = 5
@@ -37,22 +44,38 @@ _CLOSING = 3.0
 """Seconds that the end of the process waits for the last spans."""
 
 
+class _Otlp(OTLPSpanExporter):
+    """The SDK's exporter, which is given our own spans: its encoder takes ten times as long, and a batch holds up calls."""
+
+    def __init__(self, url: str, service: str) -> None:
+        super().__init__(
+            endpoint=url,
+            insecure=url.startswith("http://"),
+            timeout=_TIMEOUT,
+            # The proxy that a shell is set to use knows nothing of what is beside us.
+            channel_options=(("grpc.enable_http_proxy", 0),),  # type: ignore[arg-type]
+        )
+        self._node = ResourceMessage(attributes=[_attribute("service.name", service)])
+
+    def _translate_data(self, data: Sequence[ReadableSpan]) -> ExportTraceServiceRequest:
+        return request_of(cast("Sequence[Span]", data), self._node)
+
+
 class _Waiting:
     """A span in the SDK's queue, as little of one as its processor looks at."""
 
     __slots__ = ("span",)
-    context = SpanContext(1, 1, is_remote=False, trace_flags=_SAMPLED)
+    context = SpanContext(1, 1, is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED))
 
     def __init__(self, span: Span) -> None:
         self.span = span
 
 
 class _Exporter(SpanExporter):
-    """Translates in the SDK's thread, and counts what becomes of it."""
+    """Counts, in the SDK's thread, what becomes of the spans."""
 
-    def __init__(self, inner: SpanExporter, service: str, log: logging.Logger) -> None:
+    def __init__(self, inner: SpanExporter, log: logging.Logger) -> None:
         self._inner = inner
-        self._resource = Resource({"service.name": service, "telemetry.sdk.language": "python"})
         self._log = log
         self._is_failing = False
         self.taken = 0
@@ -63,7 +86,7 @@ class _Exporter(SpanExporter):
         waiting = cast("Sequence[_Waiting]", spans)
         self.taken += len(waiting)
         try:
-            result = self._inner.export([translated(each.span, self._resource) for each in waiting])
+            result = self._inner.export(cast("Sequence[ReadableSpan]", [each.span for each in waiting]))
             cause = "the collector gives no answer, or refuses"
         except Exception as error:  # whatever it is, the thread goes on
             result = SpanExportResult.FAILURE
@@ -95,15 +118,7 @@ class Exporter:
         self._limit = queue
         self._accepted = 0
         self.dropped = 0
-        if inner is None:
-            # The proxy that a shell is set to use knows nothing of what is beside us.
-            inner = OTLPSpanExporter(
-                endpoint=url,
-                insecure=url.startswith("http://"),
-                timeout=_TIMEOUT,
-                channel_options=(("grpc.enable_http_proxy", 0),),  # type: ignore[arg-type]
-            )
-        self._exporter = _Exporter(inner, service, log)
+        self._exporter = _Exporter(inner or _Otlp(url, service), log)
         # One more than the limit: the SDK's own queue is never the one that is full.
         batch = min(_BATCH, queue)
         self._processor = BatchSpanProcessor(
@@ -129,34 +144,46 @@ class Exporter:
         ending.join(_CLOSING)
 
 
-def translated(span: Span, resource: Resource) -> ReadableSpan:
-    """`span` as the SDK has them. Texts that look like secrets are masked, as everywhere."""
-    state = _tracestate(span.tracestate)
-    trace_id = int(span.trace_id, 16)
-    parent = None
-    if span.parent_id is not None:
-        parent = SpanContext(
-            trace_id,
-            int(span.parent_id, 16),
-            is_remote=span.has_remote_parent,
-            trace_flags=_SAMPLED,
-            trace_state=state,
-        )
-    status = Status(StatusCode.ERROR, mask(span.message)) if span.is_error else Status(StatusCode.UNSET)
-    return ReadableSpan(
-        name=span.name,
-        context=SpanContext(trace_id, int(span.span_id, 16), is_remote=False, trace_flags=_SAMPLED, trace_state=state),
-        parent=parent,
-        resource=resource,
-        attributes={name: mask(each) if isinstance(each, str) else each for name, each in span.attributes.items()},
+def request_of(waiting: Sequence[Span], resource: ResourceMessage) -> ExportTraceServiceRequest:
+    """`waiting` as they go over the wire. Texts that look like secrets are masked, as everywhere."""
+    scope = ScopeSpans(scope=_SCOPE, spans=[_message_of(each) for each in waiting])
+    return ExportTraceServiceRequest(resource_spans=[ResourceSpans(resource=resource, scope_spans=[scope])])
+
+
+def _message_of(span: Span) -> SpanMessage:
+    message = SpanMessage(
+        trace_id=bytes.fromhex(span.trace_id.decode()),
+        span_id=bytes.fromhex(span.span_id.decode()),
+        trace_state=span.tracestate.decode("ascii", "replace"),
+        name=_masked(span.name),
         kind=_KINDS[span.kind],
-        status=status,
-        start_time=int(span.started * 1e9),
-        end_time=int(span.ended * 1e9),
-        instrumentation_scope=_SCOPE,
+        start_time_unix_nano=int(span.started * 1e9),
+        end_time_unix_nano=int(span.ended * 1e9),
+        attributes=[
+            # Ids differ each time: not remembered.
+            _attribute(name, value) if name not in _UNIQUE else _attribute.__wrapped__(name, value)
+            for name, value in span.attributes.items()
+        ],
+        flags=_SAMPLED | _KNOWS_PARENT | (_REMOTE_PARENT if span.has_remote_parent and span.parent_id else 0),
     )
+    if span.parent_id is not None:
+        message.parent_span_id = bytes.fromhex(span.parent_id.decode())
+    if span.is_error:
+        message.status.code = Status.STATUS_CODE_ERROR
+        message.status.message = _masked(span.message)
+    return message
 
 
-@functools.lru_cache(maxsize=256)
-def _tracestate(value: bytes) -> TraceState | None:
-    return TraceState.from_header([value.decode("ascii", "replace")]) if value else None
+# Methods, callers, routes and endpoints repeat.
+@functools.lru_cache(maxsize=2048)
+def _masked(text: str) -> str:
+    return mask(text)
+
+
+@functools.lru_cache(maxsize=4096, typed=True)
+def _attribute(name: str, value: Value) -> KeyValue:
+    if isinstance(value, str):
+        return KeyValue(key=name, value=AnyValue(string_value=mask(value)))
+    if isinstance(value, bool):
+        return KeyValue(key=name, value=AnyValue(bool_value=value))
+    return KeyValue(key=name, value=AnyValue(int_value=value))
