@@ -21,54 +21,72 @@ if TYPE_CHECKING:
 DOMAIN = "sidecar"
 
 
+class Kind(Enum):
+    """What sort of thing went wrong, for whoever sorts reasons."""
+
+    IDENTITY = "identity"
+    PERMISSION = "permission"
+    LIMIT = "limit"
+    KEY = "key"
+    CONFIGURATION = "configuration"
+    MESSAGE = "message"
+    TIMEOUT = "timeout"
+    CAPACITY = "capacity"
+    EXECUTION = "execution"
+    STORE = "store"
+    DRILL = "drill"
+    DEFECT = "defect"
+
+
 class Reason(Enum):
-    """Why the sidecar answers by itself: (status code, may the caller repeat the RPC?)."""
+    """Why the sidecar answers by itself: (status code, may the caller repeat the RPC?, kind). Names are stable: docs/refusals.md."""
 
-    IDENTITY_UNUSABLE = (StatusCode.UNAUTHENTICATED, False)
-    TOKEN_MISSING = (StatusCode.UNAUTHENTICATED, False)
-    TOKEN_EXPIRED = (StatusCode.UNAUTHENTICATED, False)
-    TOKEN_NOT_YET_VALID = (StatusCode.UNAUTHENTICATED, False)
-    TOKEN_WRONG_AUDIENCE = (StatusCode.UNAUTHENTICATED, False)
-    TOKEN_INVALID = (StatusCode.UNAUTHENTICATED, False)
-    TOKEN_UNKNOWN_KEY = (StatusCode.UNAUTHENTICATED, False)
-    DENIED_BY_RULE = (StatusCode.PERMISSION_DENIED, False)
-    NO_RULE_ALLOWS = (StatusCode.PERMISSION_DENIED, False)
-    RATE_LIMITED = (StatusCode.RESOURCE_EXHAUSTED, True)
-    BUDGET_EXHAUSTED = (StatusCode.RESOURCE_EXHAUSTED, True)
-    STORE_UNAVAILABLE = (StatusCode.UNAVAILABLE, True)
-    KEY_REQUIRED = (StatusCode.INVALID_ARGUMENT, False)
-    KEY_MALFORMED = (StatusCode.INVALID_ARGUMENT, False)
-    KEY_REUSED = (StatusCode.INVALID_ARGUMENT, False)
-    KEY_IN_PROGRESS = (StatusCode.ABORTED, True)
-    OUTCOME_UNKNOWN = (StatusCode.ABORTED, False)
-    NOT_REPLAYABLE = (StatusCode.FAILED_PRECONDITION, False)
-    METHOD_UNKNOWN = (StatusCode.UNIMPLEMENTED, False)
-    NO_ROUTE = (StatusCode.UNAVAILABLE, False)
-    MALFORMED_REQUEST = (StatusCode.INTERNAL, False)
-    DEADLINE = (StatusCode.DEADLINE_EXCEEDED, False)
-    ROUTE_TIMEOUT = (StatusCode.DEADLINE_EXCEEDED, True)
-    TRY_TIMEOUT = (StatusCode.DEADLINE_EXCEEDED, True)
-    IDLE_TIMEOUT = (StatusCode.DEADLINE_EXCEEDED, True)
-    OVERLOADED = (StatusCode.UNAVAILABLE, True)
-    CIRCUIT_OPEN = (StatusCode.UNAVAILABLE, True)
-    NO_HEALTHY_ENDPOINT = (StatusCode.UNAVAILABLE, True)
-    VERSION_WITHDRAWN = (StatusCode.UNAVAILABLE, True)
-    DRAINING = (StatusCode.UNAVAILABLE, True)
-    AGENT_NOT_READY = (StatusCode.UNAVAILABLE, True)
-    UPSTREAM_LOST = (StatusCode.UNAVAILABLE, True)
-    UPSTREAM_PROTOCOL = (StatusCode.INTERNAL, False)
-    MESSAGE_TOO_LARGE = (StatusCode.RESOURCE_EXHAUSTED, False)
-    METADATA_TOO_LARGE = (StatusCode.RESOURCE_EXHAUSTED, False)
-    INVALID_MESSAGE = (StatusCode.INVALID_ARGUMENT, False)
-    CANNOT_MASK = (StatusCode.INTERNAL, False)
-    FAULT_INJECTED = (StatusCode.UNAVAILABLE, True)
-    DEFECT = (StatusCode.INTERNAL, False)
+    IDENTITY_UNUSABLE = (StatusCode.UNAUTHENTICATED, False, Kind.IDENTITY)
+    TOKEN_MISSING = (StatusCode.UNAUTHENTICATED, False, Kind.IDENTITY)
+    TOKEN_EXPIRED = (StatusCode.UNAUTHENTICATED, False, Kind.IDENTITY)
+    TOKEN_NOT_YET_VALID = (StatusCode.UNAUTHENTICATED, False, Kind.IDENTITY)
+    TOKEN_WRONG_AUDIENCE = (StatusCode.UNAUTHENTICATED, False, Kind.IDENTITY)
+    TOKEN_INVALID = (StatusCode.UNAUTHENTICATED, False, Kind.IDENTITY)
+    TOKEN_UNKNOWN_KEY = (StatusCode.UNAUTHENTICATED, False, Kind.IDENTITY)
+    DENIED_BY_RULE = (StatusCode.PERMISSION_DENIED, False, Kind.PERMISSION)
+    NO_RULE_ALLOWS = (StatusCode.PERMISSION_DENIED, False, Kind.PERMISSION)
+    RATE_LIMITED = (StatusCode.RESOURCE_EXHAUSTED, True, Kind.LIMIT)
+    BUDGET_EXHAUSTED = (StatusCode.RESOURCE_EXHAUSTED, True, Kind.LIMIT)
+    STORE_UNAVAILABLE = (StatusCode.UNAVAILABLE, True, Kind.STORE)
+    KEY_REQUIRED = (StatusCode.INVALID_ARGUMENT, False, Kind.KEY)
+    KEY_MALFORMED = (StatusCode.INVALID_ARGUMENT, False, Kind.KEY)
+    KEY_REUSED = (StatusCode.INVALID_ARGUMENT, False, Kind.KEY)
+    KEY_IN_PROGRESS = (StatusCode.ABORTED, True, Kind.KEY)
+    OUTCOME_UNKNOWN = (StatusCode.ABORTED, False, Kind.KEY)
+    NOT_REPLAYABLE = (StatusCode.FAILED_PRECONDITION, False, Kind.KEY)
+    METHOD_UNKNOWN = (StatusCode.UNIMPLEMENTED, False, Kind.CONFIGURATION)
+    NO_ROUTE = (StatusCode.UNAVAILABLE, False, Kind.CONFIGURATION)
+    MALFORMED_REQUEST = (StatusCode.INTERNAL, False, Kind.MESSAGE)
+    DEADLINE = (StatusCode.DEADLINE_EXCEEDED, False, Kind.TIMEOUT)
+    ROUTE_TIMEOUT = (StatusCode.DEADLINE_EXCEEDED, True, Kind.TIMEOUT)
+    TRY_TIMEOUT = (StatusCode.DEADLINE_EXCEEDED, True, Kind.TIMEOUT)
+    IDLE_TIMEOUT = (StatusCode.DEADLINE_EXCEEDED, True, Kind.TIMEOUT)
+    OVERLOADED = (StatusCode.UNAVAILABLE, True, Kind.CAPACITY)
+    CIRCUIT_OPEN = (StatusCode.UNAVAILABLE, True, Kind.EXECUTION)
+    NO_HEALTHY_ENDPOINT = (StatusCode.UNAVAILABLE, True, Kind.EXECUTION)
+    VERSION_WITHDRAWN = (StatusCode.UNAVAILABLE, True, Kind.EXECUTION)
+    DRAINING = (StatusCode.UNAVAILABLE, True, Kind.CAPACITY)
+    AGENT_NOT_READY = (StatusCode.UNAVAILABLE, True, Kind.EXECUTION)
+    UPSTREAM_LOST = (StatusCode.UNAVAILABLE, True, Kind.EXECUTION)
+    UPSTREAM_PROTOCOL = (StatusCode.INTERNAL, False, Kind.EXECUTION)
+    MESSAGE_TOO_LARGE = (StatusCode.RESOURCE_EXHAUSTED, False, Kind.MESSAGE)
+    METADATA_TOO_LARGE = (StatusCode.RESOURCE_EXHAUSTED, False, Kind.MESSAGE)
+    INVALID_MESSAGE = (StatusCode.INVALID_ARGUMENT, False, Kind.MESSAGE)
+    CANNOT_MASK = (StatusCode.INTERNAL, False, Kind.DEFECT)
+    FAULT_INJECTED = (StatusCode.UNAVAILABLE, True, Kind.DRILL)
+    DEFECT = (StatusCode.INTERNAL, False, Kind.DEFECT)
 
-    def __init__(self, code: StatusCode, repeatable: bool) -> None:
+    def __init__(self, code: StatusCode, repeatable: bool, kind: Kind) -> None:
         self.code = code
         self.repeatable = repeatable
+        self.kind = kind
 
-    # Two reasons may share (code, repeatable); without this, Enum would make the second an alias of the first.
+    # Two reasons may share all of it; without this, Enum would make the second an alias of the first.
     def __new__(cls, *_: object) -> Reason:
         member = object.__new__(cls)
         member._value_ = len(cls.__members__) + 1

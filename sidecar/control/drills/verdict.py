@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sidecar.control.drills.figures import INJECTED
+from sidecar.proxy.rejection import Kind, Reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -15,14 +16,14 @@ if TYPE_CHECKING:
 _NOISE = 1.0
 """Percentage points that a share may differ for no reason."""
 _EXPECTED = {
-    "agent-crash": frozenset({"AGENT_NOT_READY", "UPSTREAM_LOST", "NO_HEALTHY_ENDPOINT", "CIRCUIT_OPEN"}),
-    "store-loss": frozenset({"STORE_UNAVAILABLE"}),
-    "cert-expiry": frozenset({"IDENTITY_UNUSABLE"}),
-    "partition": frozenset({"UPSTREAM_LOST", "NO_HEALTHY_ENDPOINT", "CIRCUIT_OPEN"}),
-    "latency": frozenset({INJECTED}),
-    "errors": frozenset({INJECTED}),
+    "agent-crash": Kind.EXECUTION,
+    "store-loss": Kind.STORE,
+    "cert-expiry": Kind.IDENTITY,
+    "partition": Kind.EXECUTION,
+    "latency": Kind.DRILL,
+    "errors": Kind.DRILL,
 }
-"""Our own reasons that a drill may give callers; all others count against it."""
+"""Of which kind our own reasons may be that a drill gives callers; all others count against it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +125,7 @@ def _reasons(demands: Demands, seen: Seen) -> Iterator[Check]:
     if not total:
         return
     known = {reason for _, _, reason in before.rpcs}
-    expected = _EXPECTED[demands.drill] | known
+    expected = known | {each.name for each in Reason if each.kind is _EXPECTED[demands.drill]}
     if not demands.is_callers:
         strange = sorted(
             {
