@@ -218,3 +218,30 @@ def test_the_clients_tasks(tmp_path: Path, site: Site) -> None:
 
     with running(*settings(tmp_path), "--allow-address", "127.0.0.0/8") as process:
         asyncio.run(scene(process.address))
+
+
+def test_a_session_remembers_over_a_restart_and_for_its_caller_alone(tmp_path: Path) -> None:
+    arguments = (*settings(tmp_path)[:4], "--agents", "agent_server.agents.memory")
+
+    async def asked(address: str, operation: str, parameters: Any, session: str = "s", caller: str = "ann") -> Any:
+        identity = (("x-sidecar-identity", caller),)
+        async with asyncio.timeout(WAIT), AgentClient(address, agent="memory", metadata=identity) as client:
+            return (await client.execute(operation, parameters, session_id=session)).output
+
+    def ask(address: str, *given: Any, **more: Any) -> Any:
+        return asyncio.run(asked(address, *given, **more))
+
+    with running(*arguments) as first:
+        for text in ("Ann likes green tea", "the invoice is paid"):
+            ask(first.address, "remember", {"text": text})
+        first.end(signal.SIGKILL)
+    assert not any(b"green" in each.read_bytes() for each in tmp_path.iterdir() if each.is_file())
+    with running(*arguments) as second:
+        found = ask(second.address, "search", {"text": "tea green"})["items"]
+        assert [each["text"] for each in found] == ["Ann likes green tea"]
+        assert ask(second.address, "search", {"text": "tea"}, caller="ben")["items"] == []
+        assert ask(second.address, "search", {"text": "tea"}, session="other")["items"] == []
+        assert ask(second.address, "forget", {}) == {"forgotten": 2}
+        assert ask(second.address, "search", {})["items"] == []
+        with pytest.raises(CallFailure, match="session_id"):
+            ask(second.address, "search", {}, session="")

@@ -155,6 +155,8 @@ async def read_csv(request: CsvInput, use: Use) -> CsvOutput:
                 raise Failure(StatusCode.INVALID_ARGUMENT, "BAD_CSV", text, metadata={"line": str(reader.line_num)})
             rows.append(row)
     except csv.Error as error:
-        text = f"line {reader.line_num}: {error}"
-        raise Failure(StatusCode.INVALID_ARGUMENT, "BAD_CSV", text, metadata={"line": str(reader.line_num)}) from None
+        # DictReader's own number is that of the last row that was good.
+        line = reader.reader.line_num
+        text = f"line {line}: {error}"
+        raise Failure(StatusCode.INVALID_ARGUMENT, "BAD_CSV", text, metadata={"line": str(line)}) from None
     return CsvOutput(rows=rows)
