@@ -13,7 +13,7 @@ import json
 import logging
 import os
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 # Before it is loaded: grpcio would hook into every fork of this process, and the agent is started by one.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
@@ -31,6 +31,7 @@ from sidecar.control.admin.grpc_reflection import add_reflection
 from sidecar.control.admin.http import LoopStuckError
 from sidecar.control.drills.disturbances import CannotDrill
 from sidecar.control.drills.order import order_from
+from sidecar.policies.idempotency.settling import CannotSettle, NoSuchRecord
 from sidecar.rollout.rollouts import NoSuchRollout, Refused, StoreUnavailable
 from sidecar.transport.bind import BindError
 
@@ -50,6 +51,11 @@ _START_LIMIT = 10.0
 _GRACE = 1.0
 _LONGEST_MESSAGE = 4 * 1024 * 1024
 _LEVELS = ("debug", "info", "warning", "error")
+_LONGEST_LIST = 1000
+_OUTCOMES: dict[int, Literal["executed", "not_executed"]] = {
+    pb.RECORD_OUTCOME_EXECUTED: "executed",
+    pb.RECORD_OUTCOME_NOT_EXECUTED: "not_executed",
+}
 _ORDERS = {
     pb.ROLLOUT_ORDER_START: "start",
     pb.ROLLOUT_ORDER_PAUSE: "pause",
@@ -202,9 +208,9 @@ class Admin(AdminServicer):
             return await waiting
         except LoopStuckError:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the event loop does not answer")
-        except NoSuchRollout as error:
+        except (NoSuchRollout, NoSuchRecord) as error:
             await context.abort(grpc.StatusCode.NOT_FOUND, str(error.args[0]))
-        except (Refused, CannotDrill) as error:
+        except (Refused, CannotDrill, CannotSettle) as error:
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
         except StoreUnavailable as error:
             await context.abort(
@@ -295,6 +301,20 @@ class Admin(AdminServicer):
     async def GetDrill(self, request: Any, context: Any) -> pb.GetDrillResponse:
         return pb.GetDrillResponse(drills=_struct(await self._read(context, lambda: view.drill(self._process))))
 
+    async def ListRecords(self, request: pb.ListRecordsRequest, context: Any) -> pb.ListRecordsResponse:
+        limit = request.limit or 100
+        if not 1 <= limit <= _LONGEST_LIST:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"limit: allowed are 1 to {_LONGEST_LIST}")
+        found = await self._wait(
+            context,
+            lambda: self._process.settling.list(after=request.after, limit=limit, state=request.state or None),
+        )
+        return pb.ListRecordsResponse(records=map(_struct, found))
+
+    async def GetRecord(self, request: pb.GetRecordRequest, context: Any) -> pb.GetRecordResponse:
+        found = await self._wait(context, lambda: self._process.settling.show(request.record))
+        return pb.GetRecordResponse(record=_struct(found))
+
     async def ListRollouts(self, request: Any, context: Any) -> pb.ListRolloutsResponse:
         found = await self._read(context, self._process.rollouts.all)
         return pb.ListRolloutsResponse(rollouts=map(_struct, found))
@@ -362,6 +382,15 @@ class Admin(AdminServicer):
             return self._process.drills.view()
 
         return pb.EndDrillResponse(drills=_struct(await self._read(context, end)))
+
+    async def ResolveRecord(self, request: pb.ResolveRecordRequest, context: Any) -> pb.ResolveRecordResponse:
+        outcome = _OUTCOMES.get(request.outcome)
+        if outcome is None:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "outcome: allowed are executed, not_executed")
+            raise AssertionError("abort raises")
+        by = (request.by or "admin")[:100]
+        found = await self._wait(context, lambda: self._process.settle(request.record, outcome, by=by))
+        return pb.ResolveRecordResponse(record=_struct(found))
 
     async def OrderRollout(self, request: pb.OrderRolloutRequest, context: Any) -> pb.OrderRolloutResponse:
         order = _ORDERS.get(request.order)

@@ -12,6 +12,12 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class RecordOutcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    RECORD_OUTCOME_UNSPECIFIED: _ClassVar[RecordOutcome]
+    RECORD_OUTCOME_EXECUTED: _ClassVar[RecordOutcome]
+    RECORD_OUTCOME_NOT_EXECUTED: _ClassVar[RecordOutcome]
+
 class RolloutOrder(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     ROLLOUT_ORDER_UNSPECIFIED: _ClassVar[RolloutOrder]
@@ -20,6 +26,9 @@ class RolloutOrder(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ROLLOUT_ORDER_RESUME: _ClassVar[RolloutOrder]
     ROLLOUT_ORDER_PROMOTE: _ClassVar[RolloutOrder]
     ROLLOUT_ORDER_ABORT: _ClassVar[RolloutOrder]
+RECORD_OUTCOME_UNSPECIFIED: RecordOutcome
+RECORD_OUTCOME_EXECUTED: RecordOutcome
+RECORD_OUTCOME_NOT_EXECUTED: RecordOutcome
 ROLLOUT_ORDER_UNSPECIFIED: RolloutOrder
 ROLLOUT_ORDER_START: RolloutOrder
 ROLLOUT_ORDER_PAUSE: RolloutOrder
@@ -345,6 +354,50 @@ class GetDrillResponse(_message.Message):
     DRILLS_FIELD_NUMBER: _ClassVar[int]
     drills: _struct_pb2.Struct
     def __init__(self, drills: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ...) -> None: ...
+
+class ListRecordsRequest(_message.Message):
+    __slots__ = ("after", "limit", "state")
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    after: str
+    limit: int
+    state: str
+    def __init__(self, after: _Optional[str] = ..., limit: _Optional[int] = ..., state: _Optional[str] = ...) -> None: ...
+
+class ListRecordsResponse(_message.Message):
+    __slots__ = ("records",)
+    RECORDS_FIELD_NUMBER: _ClassVar[int]
+    records: _containers.RepeatedCompositeFieldContainer[_struct_pb2.Struct]
+    def __init__(self, records: _Optional[_Iterable[_Union[_struct_pb2.Struct, _Mapping]]] = ...) -> None: ...
+
+class GetRecordRequest(_message.Message):
+    __slots__ = ("record",)
+    RECORD_FIELD_NUMBER: _ClassVar[int]
+    record: str
+    def __init__(self, record: _Optional[str] = ...) -> None: ...
+
+class GetRecordResponse(_message.Message):
+    __slots__ = ("record",)
+    RECORD_FIELD_NUMBER: _ClassVar[int]
+    record: _struct_pb2.Struct
+    def __init__(self, record: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ...) -> None: ...
+
+class ResolveRecordRequest(_message.Message):
+    __slots__ = ("record", "outcome", "by")
+    RECORD_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    BY_FIELD_NUMBER: _ClassVar[int]
+    record: str
+    outcome: RecordOutcome
+    by: str
+    def __init__(self, record: _Optional[str] = ..., outcome: _Optional[_Union[RecordOutcome, str]] = ..., by: _Optional[str] = ...) -> None: ...
+
+class ResolveRecordResponse(_message.Message):
+    __slots__ = ("record",)
+    RECORD_FIELD_NUMBER: _ClassVar[int]
+    record: _struct_pb2.Struct
+    def __init__(self, record: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ...) -> None: ...
 
 class ListRolloutsRequest(_message.Message):
     __slots__ = ()

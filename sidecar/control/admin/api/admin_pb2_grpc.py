@@ -153,6 +153,21 @@ class AdminStub:
                 request_serializer=sidecar_dot_v1_dot_admin__pb2.GetDrillRequest.SerializeToString,
                 response_deserializer=sidecar_dot_v1_dot_admin__pb2.GetDrillResponse.FromString,
                 _registered_method=True)
+        self.ListRecords = channel.unary_unary(
+                '/sidecar.v1.Admin/ListRecords',
+                request_serializer=sidecar_dot_v1_dot_admin__pb2.ListRecordsRequest.SerializeToString,
+                response_deserializer=sidecar_dot_v1_dot_admin__pb2.ListRecordsResponse.FromString,
+                _registered_method=True)
+        self.GetRecord = channel.unary_unary(
+                '/sidecar.v1.Admin/GetRecord',
+                request_serializer=sidecar_dot_v1_dot_admin__pb2.GetRecordRequest.SerializeToString,
+                response_deserializer=sidecar_dot_v1_dot_admin__pb2.GetRecordResponse.FromString,
+                _registered_method=True)
+        self.ResolveRecord = channel.unary_unary(
+                '/sidecar.v1.Admin/ResolveRecord',
+                request_serializer=sidecar_dot_v1_dot_admin__pb2.ResolveRecordRequest.SerializeToString,
+                response_deserializer=sidecar_dot_v1_dot_admin__pb2.ResolveRecordResponse.FromString,
+                _registered_method=True)
         self.ListRollouts = channel.unary_unary(
                 '/sidecar.v1.Admin/ListRollouts',
                 request_serializer=sidecar_dot_v1_dot_admin__pb2.ListRolloutsRequest.SerializeToString,
@@ -331,6 +346,26 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListRecords(self, request, context):
+        """Records of keyed RPCs, in the order of their ids; never an answer, never a key.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetRecord(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResolveRecord(self, request, context):
+        """Settle a keyed RPC whose outcome nobody knows; it is audited. Anything else is FAILED_PRECONDITION and changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListRollouts(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -467,6 +502,21 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.GetDrill,
                     request_deserializer=sidecar_dot_v1_dot_admin__pb2.GetDrillRequest.FromString,
                     response_serializer=sidecar_dot_v1_dot_admin__pb2.GetDrillResponse.SerializeToString,
+            ),
+            'ListRecords': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRecords,
+                    request_deserializer=sidecar_dot_v1_dot_admin__pb2.ListRecordsRequest.FromString,
+                    response_serializer=sidecar_dot_v1_dot_admin__pb2.ListRecordsResponse.SerializeToString,
+            ),
+            'GetRecord': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRecord,
+                    request_deserializer=sidecar_dot_v1_dot_admin__pb2.GetRecordRequest.FromString,
+                    response_serializer=sidecar_dot_v1_dot_admin__pb2.GetRecordResponse.SerializeToString,
+            ),
+            'ResolveRecord': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResolveRecord,
+                    request_deserializer=sidecar_dot_v1_dot_admin__pb2.ResolveRecordRequest.FromString,
+                    response_serializer=sidecar_dot_v1_dot_admin__pb2.ResolveRecordResponse.SerializeToString,
             ),
             'ListRollouts': grpc.unary_unary_rpc_method_handler(
                     servicer.ListRollouts,
@@ -1105,6 +1155,87 @@ class Admin:
             '/sidecar.v1.Admin/GetDrill',
             sidecar_dot_v1_dot_admin__pb2.GetDrillRequest.SerializeToString,
             sidecar_dot_v1_dot_admin__pb2.GetDrillResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRecords(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sidecar.v1.Admin/ListRecords',
+            sidecar_dot_v1_dot_admin__pb2.ListRecordsRequest.SerializeToString,
+            sidecar_dot_v1_dot_admin__pb2.ListRecordsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRecord(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sidecar.v1.Admin/GetRecord',
+            sidecar_dot_v1_dot_admin__pb2.GetRecordRequest.SerializeToString,
+            sidecar_dot_v1_dot_admin__pb2.GetRecordResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResolveRecord(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sidecar.v1.Admin/ResolveRecord',
+            sidecar_dot_v1_dot_admin__pb2.ResolveRecordRequest.SerializeToString,
+            sidecar_dot_v1_dot_admin__pb2.ResolveRecordResponse.FromString,
             options,
             channel_credentials,
             insecure,
