@@ -61,10 +61,13 @@ class Builder:
         # Whoever only checks or explains has none that run.
         self._rollouts = rollouts or Rollouts(runtime, lambda _: None)
         self._clusters: dict[str, tuple[ClusterConfig, Cluster | VersionedCluster]] = {}
+        # Those of the generation that is being built.
+        self._reachable: Mapping[str, Cluster | VersionedCluster] = {}
 
     def build(self, root: Root, *, number: int, source_hash: str) -> Generation:
         """A complete generation, nothing started. Raises ValueError naming what cannot be built; nothing has changed then."""
         clusters = {name: self._cluster(name, config) for name, config in root.clusters.items()}
+        self._reachable = clusters
         edges = {config.name: self._edge(root, config, clusters) for config in root.listeners}
         return Generation(number, root, source_hash, edges, clusters)
 
@@ -177,7 +180,9 @@ class Builder:
             if section is None:
                 continue
             try:
-                policies.append(kind(section, runtime))
+                policy = kind(section, runtime)
+                policy.reach(self._reachable)
+                policies.append(policy)
             except ValueError as error:
                 where = f"listeners.{config.name}.routes.{route}.policies.{kind.name}"
                 raise ValueError(f"{where}: {error}") from error

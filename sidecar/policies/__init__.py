@@ -21,6 +21,7 @@ from sidecar.policies.hedge import Hedge
 from sidecar.policies.idempotency import Idempotency
 from sidecar.policies.mask import Mask
 from sidecar.policies.metrics import Metrics
+from sidecar.policies.mirror import Mirror
 from sidecar.policies.rate_limit import RateLimit
 from sidecar.policies.retry import Retry
 from sidecar.policies.tracing import Tracing
@@ -40,6 +41,7 @@ ORDER: tuple[type[Policy[Any]], ...] = (
     Cache,  # after all that may refuse: a kept answer needs the same right and rate; before a key is claimed for nothing
     Idempotency,  # after all that may refuse: a replay needs the same right, rate and form; before what changes the request
     Headers,  # after whatever decides: decisions are made on what the caller sent
+    Mirror,  # after what changes the request and claims its key: the copy is what goes on, and no keyed call is copied
     Retry,  # owns what happens when an attempt ends; what it repeats has passed all of the above once
     Hedge,  # the other owner of attempts; a route has one of the two
     Audit,  # an observer; where it waits for room in its queue, only what all of the above let pass does

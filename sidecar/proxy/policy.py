@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeAlias, TypeVar
 from sidecar.proxy.rejection import Rejection
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from sidecar.grpc_wire.status import StatusCode
@@ -96,6 +97,10 @@ class Policy(Generic[C]):
     def reload(self) -> bool:
         """Read `files` again; were they different? Raises ValueError saying what is wrong; nothing has changed then."""
         return False
+
+    def reach(self, clusters: Mapping[str, Cluster]) -> None:
+        """All clusters there are, by name, for a policy that leads to another one. Raises ValueError if it is none of them."""
+        return
 
     def begin(self, cluster: Cluster | None) -> None:
         """The route is in force and leads to `cluster`: start what runs beside calls. Again after each reload."""

@@ -81,6 +81,19 @@ CACHE_DROPPED = MetricName(
     "Answers that went: expired, full, cleared (by hand), invalidated (by a write).",
     ("listener", "reason"),
 )
+MIRRORED = MetricName(
+    "sidecar_mirrored_total",
+    "counter",
+    "RPCs that were drawn to be copied: sent, and of those same, different, no_answer; or left out: keyed, busy, unreachable, "
+    "too_large.",
+    ("listener", "route", "outcome"),
+)
+MIRROR_DIFFERENCES = MetricName(
+    "sidecar_mirror_differences_total",
+    "counter",
+    "What answers to copies differed in: status, size, fields.",
+    ("listener", "route", "kind"),
+)
 BUDGET_CHARGED = MetricName(
     "sidecar_budget_charged_total", "counter", "Units charged to a budget.", ("listener", "limit")
 )

@@ -20,6 +20,7 @@ TESTED_ELSEWHERE = {
     "sidecar/policies/retry.py": "tests/scenes/test_retry.py: what it decides shows in a conversation only",
     "sidecar/policies/hedge.py": "tests/scenes/test_hedge.py: the same",
     "sidecar/policies/cache/policy.py": "tests/scenes/test_cache.py: the same",
+    "sidecar/policies/mirror/policy.py": "tests/scenes/test_mirror.py: the same",
     "sidecar/policies/idempotency/policy.py": "tests/scenes/test_idempotency.py: the same",
     "sidecar/policies/idempotency/executions.py": "tests/scenes/test_idempotency.py: the same",
 }
