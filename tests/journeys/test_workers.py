@@ -118,6 +118,7 @@ def test_calls_spread_and_counters_add_up(tmp_path: Path, agent: Agent) -> None:
         assert status == 200
         assert metric(page, "sidecar_rpcs_total{") == 5 * CHANNELS
         assert metric(page, "sidecar_rpc_duration_seconds_count{") == 5 * CHANNELS
+        assert metric(page, "grpc_server_handled_total{") == metric(page, "grpc_server_started_total{") == 5 * CHANNELS
         assert metric(page, "sidecar_connections_active{") == CHANNELS
         assert metric(page, 'sidecar_workers{state="ready"}') == 2
         shares = [
@@ -201,6 +202,13 @@ def test_a_reload_reaches_all(tmp_path: Path, agent: Agent) -> None:
         sidecar.signal(signal.SIGHUP)
         line = sidecar.wait_for_log(lambda line: line.get("event", "").startswith("configuration rejected"))
         assert line["cause"] == "workers: a change needs a restart"
+
+
+def test_the_log_level_is_that_of_all(tmp_path: Path, agent: Agent) -> None:
+    with Sidecar(config(tmp_path, agent), tmp_path) as sidecar:
+        assert sidecar.request("PUT", "/logging?level=error")[0] == 200
+        for number in (1, 2):
+            assert json.loads(sidecar.get(f"/logging?worker={number}")[1]) == {"level": "error"}
 
 
 def test_workers_do_not_outlive_their_parent(tmp_path: Path, agent: Agent) -> None:

@@ -126,6 +126,9 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._forward_to_all(body)
 
+    def do_PUT(self) -> None:
+        self.do_POST()
+
     # ── put together ──
 
     def _probe(self, path: str) -> None:
