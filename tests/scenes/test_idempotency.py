@@ -66,13 +66,19 @@ class Stage:
             runtime = replace(runtime, store=self.store, sealing=sealing or Sealing())
             return [*before, Idempotency(self.config, runtime), *after(runtime)]
 
-        self.scenes = [Scene(policies=policies, on_agent=on_agent) for _ in range(count)]
+        self._make = lambda: Scene(policies=policies, on_agent=on_agent)
+        self.scenes = [self._make() for _ in range(count)]
         self.scene = self.scenes[0]
 
     async def call(self, *metadata: tuple[str, str], scene: int = 0, body: bytes = b"hello") -> ScriptedStream:
         stream = self.scenes[scene].call(*(metadata or (KEY,)), body=body)
         await self.turns()
         return stream
+
+    def replace(self, index: int) -> Scene:
+        """A sidecar dies, another one starts in its place; the dead one is given no more time."""
+        dead, self.scenes[index] = self.scenes[index], self._make()
+        return dead
 
     async def turns(self, count: int = 12) -> None:
         for _ in range(count):
