@@ -41,5 +41,5 @@ class StoreConfig(Model):
 
     url: StoreUrl = Field(
         description="sqlite:///./state/sidecar.db (workers of one host), redis://host:6379/0 (also rediss://, "
-        "unix:///path, redis+sentinel://host:26379/service), memory:// (tests)"
+        "unix:///path, redis+sentinel://host:26379/service, redis+cluster://host:6379,host:6379), memory:// (tests)"
     )

@@ -45,7 +45,13 @@ class RedisStore:
     """Connects at first use and again whenever the connection is lost."""
 
     def __init__(
-        self, client: redis.asyncio.Redis, where: str, clock: Clock, random: random.Random, *, timeout: float = 0.5
+        self,
+        client: redis.asyncio.Redis | redis.asyncio.RedisCluster,
+        where: str,
+        clock: Clock,
+        random: random.Random,
+        *,
+        timeout: float = 0.5,
     ) -> None:
         """`client` connects when it is used; `where` names it in errors, without credentials.
 
@@ -173,7 +179,8 @@ class RedisStore:
             await self._flusher
         await self._client.aclose()
         # A client that a Sentinel led to does not own the connections to the Sentinels.
-        sentinel = getattr(self._client.connection_pool, "sentinel_manager", None)
+        pool = getattr(self._client, "connection_pool", None)
+        sentinel = getattr(pool, "sentinel_manager", None)
         for each in sentinel.sentinels if sentinel is not None else ():
             await each.aclose()
 

@@ -40,6 +40,8 @@ def check_store_url(url: str) -> str:
         _sqlite_path(url, Path())
     elif scheme == "redis+sentinel":
         _sentinel(url)
+    elif scheme in {"redis+cluster", "rediss+cluster"}:
+        _cluster(url)
     elif scheme != "memory" and not rest:
         example = "/run/redis.sock" if scheme == "unix" else "host:6379/0"
         raise ValueError(f"names no server; write {scheme}://{example}")
@@ -97,21 +99,54 @@ def _redis_sentinel(url: str, clock: Clock, random: random.Random, directory: Pa
     return RedisStore(sentinel.master_for(service), without_credentials(url), clock, random)
 
 
+def _redis_cluster(url: str, clock: Clock, random: random.Random, directory: Path) -> Store:
+    _require_redis()
+    from redis.asyncio.cluster import ClusterNode, RedisCluster
+
+    from sidecar.store.redis import RedisStore, options
+
+    hosts, username, password = _cluster(url)
+    client = RedisCluster(
+        startup_nodes=[ClusterNode(host, port) for host, port in hosts],
+        username=username,
+        password=password,
+        ssl=url.startswith("rediss"),
+        **options(),
+    )
+    return RedisStore(client, without_credentials(url), clock, random)
+
+
+def _cluster(url: str) -> tuple[list[tuple[str, int]], str | None, str | None]:
+    """`redis+cluster://[user:password@]host[:6379],host` → (nodes to ask for the others, user, password)."""
+    parts = urlsplit(url)
+    hosts, username, password = _hosts(parts.netloc, 6379)
+    if not hosts or parts.path.strip("/") or parts.query:
+        # A cluster has one database.
+        raise ValueError(f"is no cluster URL; write {parts.scheme}://host:6379,host:6379")
+    return hosts, username, password
+
+
+def _hosts(netloc: str, port: int) -> tuple[list[tuple[str, int]], str | None, str | None]:
+    """Hosts with their ports, user and password; no hosts if one of them is none."""
+    credentials, _, netloc = netloc.rpartition("@")
+    username, _, password = credentials.partition(":")
+    found = []
+    for each in netloc.split(","):
+        host, _, given = each.partition(":")
+        if not host or not (given or "0").isdigit():
+            return [], None, None
+        found.append((host, int(given or port)))
+    return found, unquote(username) or None, unquote(password) or None
+
+
 def _sentinel(url: str) -> tuple[list[tuple[str, int]], str, int, str | None, str | None]:
     """`redis+sentinel://[user:password@]host[:26379],host/service[/db]` → (sentinels, service, db, user, password)."""
     parts = urlsplit(url)
-    credentials, _, netloc = parts.netloc.rpartition("@")
-    username, _, password = credentials.partition(":")
     service, _, database = parts.path.strip("/").partition("/")
-    hosts = []
-    for each in netloc.split(","):
-        host, _, port = each.partition(":")
-        if not host or not (port or "26379").isdigit():
-            break
-        hosts.append((host, int(port or 26379)))
-    if len(hosts) != len(netloc.split(",")) or not service or not (database or "0").isdigit():
+    hosts, username, password = _hosts(parts.netloc, 26379)
+    if not hosts or not service or not (database or "0").isdigit():
         raise ValueError("is no sentinel URL; write redis+sentinel://host:26379,host:26379/service/0")
-    return hosts, service, int(database or 0), unquote(username) or None, unquote(password) or None
+    return hosts, service, int(database or 0), username, password
 
 
 def _require_redis() -> None:
@@ -125,5 +160,7 @@ _SCHEMES: dict[str, Callable[[str, Clock, random.Random, Path], Store]] = {
     "rediss": _redis,
     "unix": _redis,
     "redis+sentinel": _redis_sentinel,
+    "redis+cluster": _redis_cluster,
+    "rediss+cluster": _redis_cluster,
     "memory": _memory,
 }

@@ -91,7 +91,7 @@ BAD: list[tuple[str, str, str]] = [
         "node: {name: orders-1}",
         "store: {url: x}",
         "1:14: store.url: `x` has a scheme that is no store's; allowed: sqlite://, redis://, rediss://, unix://, "
-        "redis+sentinel://, memory://",
+        "redis+sentinel://, redis+cluster://, rediss+cluster://, memory://",
     ),
     (
         "node: {name: orders-1}",

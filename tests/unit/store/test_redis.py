@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 import redis.asyncio
 
-from sidecar.clock import LoopClock
+from sidecar.clock import LoopClock, sleep
 from sidecar.store.gcra import NANOSECONDS, Pace
 from sidecar.store.interface import Store, StoreUnavailable
 from sidecar.store.ledger import Allowance
+from sidecar.store.records import Record
 from sidecar.store.redis import RedisStore, options
 from sidecar.store.url import open_store
 from tests.support.clock import FakeClock
+from tests.support.crash import free_port
 from tests.support.redis import RedisServer
 
 PACE = Pace.of(1, 1000.0, burst=10)
@@ -178,3 +181,45 @@ async def test_sentinel_leads_to_the_master(server: RedisServer, tmp_path: Path)
         await store.close()
     finally:
         sentinel.stop()
+
+
+def ask(node: RedisServer, *words: str) -> str:
+    """One command, as a person would give it."""
+    with socket.create_connection(("127.0.0.1", node.port), 5) as connection:
+        connection.sendall((" ".join(words) + "\r\n").encode())
+        return connection.recv(65536).decode()
+
+
+async def test_a_cluster_keeps_each_key_where_it_belongs(tmp_path: Path) -> None:
+    clock = LoopClock(asyncio.get_running_loop())
+    nodes = []
+    for name, first, last in (("a", 0, 8191), ("b", 8192, 16383)):
+        (tmp_path / name).mkdir()
+        node = RedisServer(tmp_path / name, "--cluster-enabled", "yes", "--cluster-node-timeout", "1000")
+        # Not 10,000 above the port, which may be no port at all.
+        node.arguments += ("--cluster-port", str(free_port()))
+        node.start()
+        nodes.append(node)
+        assert ask(node, "CLUSTER", "ADDSLOTSRANGE", str(first), str(last)).startswith("+OK")
+    store = open_store(f"redis+cluster://127.0.0.1:{nodes[1].port}", clock=clock, random=random.Random(1))
+    try:
+        bus = nodes[1].arguments[-1]
+        assert ask(nodes[0], "CLUSTER", "MEET", "127.0.0.1", str(nodes[1].port), bus).startswith("+OK")
+        async with asyncio.timeout(20):
+            while not all("cluster_state:ok" in ask(each, "CLUSTER", "INFO") for each in nodes):
+                await sleep(clock, 0.05)
+        names = [f"records:{i}" for i in range(20)]
+        # At once: one pipeline for both nodes.
+        assert await asyncio.gather(*(store.put(name, None, name.encode(), keep=60) for name in names)) == [True] * 20
+        assert [key for key, _ in await store.scan("records:", "", 100)] == sorted(names)
+        found = await store.put("records:3", None, b"other", keep=60)
+        assert isinstance(found, Record)
+        assert found.value == b"records:3"
+        assert await store.reserve("budget", HOUR, "r", 1000, lease=10) is None
+        assert await store.reserve("budget", HOUR, "s", 1, lease=10) is not None
+        kept = [int(ask(each, "DBSIZE")[1:]) for each in nodes]
+        assert min(kept) > 3, "one node has it all"
+    finally:
+        await store.close()
+        for node in nodes:
+            node.stop()

@@ -36,6 +36,7 @@ def test_where_a_sqlite_file_is(url: str, path: Path) -> None:
     [
         *("redis://host:6379/0", "rediss://u:p@host:6379/1", "unix:///run/redis.sock?db=1"),
         *("redis+sentinel://a:26379,b/mesh", "redis+sentinel://u:p%40@a/mesh/3"),
+        *("redis+cluster://a:6379,b", "rediss+cluster://u:p%40@a:6380"),
     ],
 )
 def test_redis_in_all_its_ways(url: str) -> None:
@@ -57,6 +58,9 @@ def test_memory() -> None:
         ("sqlite:///folder/", "names no file"),
         ("redis://", "names no server; write redis://host:6379/0"),
         ("unix://", "names no server; write unix:///run/redis.sock"),
+        ("redis+cluster://", "is no cluster URL; write redis+cluster://host:6379"),
+        ("redis+cluster://a:6379,b:x", "is no cluster URL"),
+        ("redis+cluster://a/1", "is no cluster URL"),
         ("redis+sentinel://host:26379", "is no sentinel URL; write redis"),
         ("redis+sentinel://host:port/mesh", "is no sentinel URL"),
         ("redis+sentinel://,/mesh", "is no sentinel URL"),
