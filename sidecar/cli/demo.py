@@ -20,6 +20,8 @@ from typing import Any
 
 import click
 
+from sidecar.cli.demo_rollout import agent_command, show_rollouts
+
 _START_TIMEOUT = 20.0
 _TRUST_DOMAIN = "mesh.local"
 _CALLER = f"spiffe://{_TRUST_DOMAIN}/agent/orders"
@@ -110,6 +112,7 @@ async def _run(place: Path, *, live: bool) -> None:
         await _refusals(stage)
         await _rotation(stage)
         _numbers(stage)
+        await _versions(stage)
         if live:
             await _stay(stage)
         else:
@@ -195,27 +198,21 @@ async def _set_up(stage: _Stage) -> None:
     _shown(f"{_AGENT}")
 
     _step("The data agent, in clear text on loopback; its sidecar in front of it; the caller's sidecar")
-    stage.agent = await stage.start(
-        "agent",
-        [
-            sys.executable,
-            "-m",
-            "agent_server",
-            "run",
-            "--bind",
-            "127.0.0.1:0",
-            "--database",
-            "demo.db",
-            "--version",
-            "v1",
-        ],
-        lambda line: line.removeprefix("agent-server ready ") if line.startswith("agent-server ready ") else None,
-    )
+    stage.agent = await _agent(stage, "agent", "v1")
     (stage.place / "inbound.yaml").write_text(_INBOUND.format(agent=stage.agent))
     stage.inbound = await _sidecar(stage, "inbound")
     (stage.place / "outbound.yaml").write_text(_OUTBOUND.format(inbound=stage.inbound, identity=_AGENT))
     stage.outbound = await _sidecar(stage, "outbound")
     _shown(f"caller ──▶ {stage.outbound} ══mTLS══▶ {stage.inbound} ──▶ {stage.agent}")
+
+
+async def _agent(stage: _Stage, name: str, version: str) -> str:
+    """Start an agent of this version; where it listens."""
+    ready = "agent-server ready "
+    address: str = await stage.start(
+        name, agent_command(version), lambda line: line.removeprefix(ready) if line.startswith(ready) else None
+    )
+    return address
 
 
 async def _sidecar(stage: _Stage, name: str) -> str:
@@ -412,6 +409,21 @@ def _numbers(stage: _Stage) -> None:
         count = float(line.rsplit(" ", 1)[1])
         _shown(f"{plain['grpc_method']:14} {plain['grpc_code']:18} {count:5.0f}  {plain['reason']}")
     _expect(bool(lines), "the metrics show the calls")
+
+
+async def _versions(stage: _Stage) -> None:
+    async def start_sidecar(name: str) -> tuple[str, str]:
+        return await _sidecar(stage, name), stage.admin[name]
+
+    await show_rollouts(
+        stage.place,
+        stage.agent,
+        start_agent=lambda name, version: _agent(stage, name, version),
+        start_sidecar=start_sidecar,
+        step=_step,
+        shown=_shown,
+        expect=_expect,
+    )
 
 
 async def _leave(stage: _Stage) -> None:
