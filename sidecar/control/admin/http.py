@@ -130,8 +130,11 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(_POST, other=_GET)
 
     def do_PUT(self) -> None:
-        # What can be set, some set by PUT.
-        self.do_POST()
+        # What can be set, some set by PUT; that is no way to ask for anything else.
+        if urlsplit(self.path).path in _PUT:
+            self.do_POST()
+        else:
+            self.send_error(HTTPStatus.NOT_IMPLEMENTED)
 
     def _answer(
         self, table: dict[str, Callable[[_Handler], None]], other: dict[str, Callable[[_Handler], None]]
@@ -427,6 +430,7 @@ _GET: dict[str, Callable[[_Handler], None]] = {
     "/dashboard/app.js": dashboard.file,
     "/dashboard/icon.svg": dashboard.file,
 }
+_PUT = frozenset({"/logging"})
 _POST: dict[str, Callable[[_Handler], None]] = {
     "/agent/restart": _restart_agent,
     "/alerts/test": _test_alerts,
