@@ -154,6 +154,7 @@ class Tracing(Policy[TracingConfig]):
         self._config = config
         self._runtime = runtime
         self._share = config.sample / 100
+        self._below = self._share * 2**64
         self._parent_based = config.parent_based
         self._random = runtime.random
         self._draw = runtime.random.random
@@ -171,7 +172,10 @@ class Tracing(Policy[TracingConfig]):
             # The deliberate fast path: nobody traces it, and neither do we.
             if self._draw() >= self._share:
                 return
-        elif self._parent_based and given.endswith(b"-00"):
+        elif self._parent_based:
+            if given.endswith(b"-00"):
+                return
+        elif _is_out_of_share(given, self._below):
             return
         self._look(call, given)
 
@@ -235,15 +239,18 @@ class Tracing(Policy[TracingConfig]):
 
     def on_end(self, call: Call, outcome: Outcome) -> None:
         notes = call.notes
-        trace: CallTrace | None = notes.get(NOTE) if notes is not None else None
-        if trace is None:
+        trace: CallTrace | None
+        if notes is not None and NOTE in notes:
+            trace = notes[NOTE]
+        elif call.entered:
+            # It was looked at, and not sampled.
+            return
+        else:
+            # It was refused before any policy was asked.
             given = call.headers.get(TRACEPARENT)
-            # Entered: it was looked at, and not sampled. Else it was refused before any policy was asked.
-            if call.entered or (given is None and self._draw() >= self._share):
-                return
-            trace = self._look(call, given)
-            if trace is None:
-                return
+            trace = self._look(call, given) if given is not None or self._draw() < self._share else None
+        if trace is None:
+            return
         permit = call.notes.get("authz") if call.notes is not None else None
         server = trace.server
         server.address(spans.CLIENT_ADDRESS, spans.CLIENT_PORT, call.peer.address)
@@ -275,6 +282,14 @@ class Tracing(Policy[TracingConfig]):
     def _wall(self, moment: float) -> float:
         """Seconds since the epoch at the monotonic `moment`."""
         return self._clock.wall() - (self._clock.monotonic() - moment)
+
+
+def _is_out_of_share(given: bytes, below: float) -> bool:
+    """A quick look at the trace id of a `traceparent` (W3C §3.2.2.3); False = look closer."""
+    try:
+        return int(given[19:35], 16) >= below
+    except ValueError:
+        return False
 
 
 def _has_exporter() -> bool:
