@@ -38,6 +38,9 @@ _QUEUE = 10_000
 _BACKOFF_FIRST = 0.05
 _BACKOFF_MAX = 2.0
 _SCAN_TIMEOUT = 10.0
+# Records may be large: seconds more for one to come, and bytes per second that one which is sent may count on.
+_LARGE = 0.5
+_SLOWEST = 8 * 1024 * 1024
 _TICKS_PER_SECOND = 16_000_000
 
 
@@ -55,7 +58,7 @@ class RedisStore:
     ) -> None:
         """`client` connects when it is used; `where` names it in errors, without credentials.
 
-        `timeout`: seconds for any answer at all, connecting included.
+        `timeout`: seconds for any answer at all, connecting included; records have more, by their size.
         """
         self._client = client
         self._where = where
@@ -212,7 +215,8 @@ class RedisStore:
 
     async def _send(self, commands: list[_Command]) -> None:
         try:
-            async with asyncio.timeout(self._timeout):
+            records = _LARGE if any(each.script is self._scripts["record"] for each in commands) else 0.0
+            async with asyncio.timeout(self._timeout + records + sum([each.patience for each in commands])):
                 try:
                     answers = await self._pipeline(commands)
                 except (exceptions.TimeoutError, TimeoutError):
@@ -277,9 +281,12 @@ class RedisStore:
 
 
 def options(timeout: float = 0.25) -> dict[str, Any]:
-    """How every client of ours behaves: bounded waits, no repetition behind our back."""
+    """How every client of ours behaves: bounded waits, no repetition behind our back.
+
+    Answers are waited for by whoever asks, who knows how large they may be.
+    """
     return {
-        "socket_timeout": timeout,
+        "socket_timeout": _SCAN_TIMEOUT,
         "socket_connect_timeout": timeout,
         "retry": Retry(NoBackoff(), 0),
         "max_connections": 4,
@@ -295,9 +302,9 @@ class _Script:
 
 
 class _Command:
-    """One script call that waits for its pipeline."""
+    """One script call that waits for its pipeline; `patience`: seconds that its size adds."""
 
-    __slots__ = ("arguments", "future", "keys", "script")
+    __slots__ = ("arguments", "future", "keys", "patience", "script")
 
     def __init__(
         self,
@@ -310,6 +317,7 @@ class _Command:
         self.keys = keys
         self.arguments = arguments
         self.future = future
+        self.patience = sum([len(each) for each in arguments if isinstance(each, bytes)]) / _SLOWEST
 
 
 def _record(answer: list[Any]) -> Record:

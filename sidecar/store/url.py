@@ -95,7 +95,9 @@ def _redis_sentinel(url: str, clock: Clock, random: random.Random, directory: Pa
 
     hosts, service, database, username, password = _sentinel(url)
     settings = options() | {"db": database, "username": username, "password": password}
-    sentinel = Sentinel(hosts, sentinel_kwargs=options(), **settings)  # type: ignore[no-untyped-call]
+    # One that hangs must leave time for the next one.
+    asking = options() | {"socket_timeout": 0.25}
+    sentinel = Sentinel(hosts, sentinel_kwargs=asking, **settings)  # type: ignore[no-untyped-call]
     return RedisStore(sentinel.master_for(service), without_credentials(url), clock, random)
 
 

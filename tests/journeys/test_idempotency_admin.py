@@ -45,13 +45,15 @@ def execution(state: State, **more: Any) -> Execution:
 
 
 async def keep(folder: Path) -> None:
-    """Three records, as sidecars before this one have left them."""
+    """Records, as sidecars before this one have left them."""
     clock = LoopClock(asyncio.get_running_loop())
     store = open_store("sqlite:///s.db", clock=clock, random=random.Random(1), directory=folder)
     for name, each in {
         "a1": execution(State.UNKNOWN),
         "a2": execution(State.UNKNOWN),
         "b1": execution(State.DONE, messages=b"\0\0\0\0\1x", code=0),
+        "c1": execution(State.UNKNOWN),
+        "c2": execution(State.UNKNOWN),
     }.items():
         assert await store.put(f"idempotency:{name}", None, Sealing().seal(dump(each)), keep=3600.0) is True
     await store.close()
@@ -92,20 +94,17 @@ class Office:
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=LIMIT)
 
 
-@pytest.fixture
-def office(tmp_path: Path) -> Iterator[Office]:
-    found = Office(tmp_path)
+@pytest.fixture(scope="module")
+def office(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Office]:
+    found = Office(tmp_path_factory.mktemp("office"))
     yield found
     found.channel.close()
     found.sidecar.stop()
 
 
 def test_programs_list_show_and_settle_records(office: Office) -> None:
-    assert [each["record"] for each in office.ask("ListRecords", pb.ListRecordsRequest())["records"]] == [
-        "a1",
-        "a2",
-        "b1",
-    ]
+    everything = office.ask("ListRecords", pb.ListRecordsRequest())["records"]
+    assert [each["record"] for each in everything] == ["a1", "a2", "b1", "c1", "c2"]
     page = office.ask("ListRecords", pb.ListRecordsRequest(after="a1", limit=1, state="unknown"))
     assert [each["record"] for each in page["records"]] == ["a2"]
     shown = office.ask("GetRecord", pb.GetRecordRequest(record="b1"))["record"]
@@ -120,11 +119,6 @@ def test_programs_list_show_and_settle_records(office: Office) -> None:
     assert office.refused("GetRecord", pb.GetRecordRequest(record="no"))[0] == "NOT_FOUND"
     assert office.refused("ListRecords", pb.ListRecordsRequest(limit=1001))[0] == "INVALID_ARGUMENT"
 
-    office.sidecar.stop()
-    noted = [json.loads(line) for line in (office.folder / "audit.jsonl").read_text().splitlines()]
-    (note,) = [each for each in noted if each["kind"] == "idempotency"]
-    assert (note["record"], note["outcome"], note["by"]) == ("a1", "executed", "ann")
-
 
 def test_over_http_each_refusal_has_its_status(office: Office) -> None:
     status, found = office.http("/idempotency?state=done")
@@ -133,17 +127,26 @@ def test_over_http_each_refusal_has_its_status(office: Office) -> None:
     assert office.http("/idempotency?record=no")[0] == 404
     assert office.http("/idempotency/resolve?record=a1", post=True)[0] == 400
     assert office.http("/idempotency/resolve?record=b1&outcome=executed", post=True)[0] == 409
-    assert office.http("/idempotency/resolve?record=a1&outcome=executed")[0] == 405, "reading changes nothing"
-    assert office.http("/idempotency/resolve?record=a1&outcome=not_executed", post=True)[1]["state"] == "released"
+    assert office.http("/idempotency/resolve?record=c1&outcome=executed")[0] == 405, "reading changes nothing"
+    assert office.http("/idempotency/resolve?record=c1&outcome=not_executed", post=True)[1]["state"] == "released"
 
 
 def test_people_read_lines_and_hear_what_is_wrong(office: Office) -> None:
-    listed = office.command("list", "--limit", "2").stdout.splitlines()
-    assert [line.split()[:2] for line in listed[:2]] == [["a1", "unknown"], ["a2", "unknown"]]
-    assert listed[2] == "there may be more: --after a2"
+    listed = office.command("list", "--limit", "2", "--after", "a1").stdout.splitlines()
+    assert [line.split()[:2] for line in listed[:2]] == [["a2", "unknown"], ["b1", "done"]]
+    assert listed[2] == "there may be more: --after b1"
     assert "identity     spiffe://m/a" in office.command("show", "b1").stdout
     assert office.command("list", "--state", "running").stdout == "no records\n"
     wrong = office.command("resolve", "a1")
     assert (wrong.returncode, "--executed or --not-executed" in wrong.stderr) == (2, True)
     missing = office.command("show", "no")
     assert (missing.returncode, "there is no record no" in missing.stderr) == (1, True)
+
+
+def test_who_settled_what_is_in_the_audit_log(office: Office) -> None:
+    order = pb.ResolveRecordRequest(record="c2", outcome=pb.RECORD_OUTCOME_NOT_EXECUTED, by="night shift")
+    assert office.ask("ResolveRecord", order)["record"]["state"] == "released"
+    office.sidecar.stop()
+    noted = [json.loads(line) for line in (office.folder / "audit.jsonl").read_text().splitlines()]
+    (note,) = [each for each in noted if each["kind"] == "idempotency" and each["record"] == "c2"]
+    assert (note["outcome"], note["by"], note["method"]) == ("not_executed", "night shift", "/pay.v1.Payments/Pay")
