@@ -234,6 +234,7 @@ async def _serve(path: Path, loaded: Loaded, place: Place | None = None, *, is_w
     # Calls free themselves by reference counts (a test says so); cycles are rare, so looking for them can be, too.
     gc.set_threshold(50_000, 20, 50)
     line = None
+    await process.launches.settled()
     if agent is not None and not await agent.serves():
         runtime.log.error("cannot start", extra={"cause": f"the agent does not serve: {agent.cause}"})
         process.stop()
@@ -247,6 +248,7 @@ async def _serve(path: Path, loaded: Loaded, place: Place | None = None, *, is_w
         line = Line(place, asyncio.get_running_loop(), process.drain)
         line.tell(state="ready")
     await process.stopped.wait()
+    await process.launches.close()
     code = await agent.close(at_once=signals.at_once) if agent is not None else 0
     if admin_grpc is not None:
         await asyncio.to_thread(admin_grpc.close)

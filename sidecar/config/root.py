@@ -101,6 +101,12 @@ class Root(Model):
             for name, each in self.clusters.items():
                 if each.rollout is not None:
                     yield f"clusters.{name}.rollout", "needs a `store` that the workers share, to lead as one"
+        for name, each in self.clusters.items():
+            if self.workers > 1 and any(version.agent is not None for version in each.versions.values()):
+                yield (
+                    f"clusters.{name}.versions",
+                    "cannot be started by several workers; set workers: 1, or name endpoints",
+                )
         yield from self._unknown_to_alerts()
         if self.agent is None:
             return

@@ -20,6 +20,7 @@ from sidecar.policies import ORDER
 from sidecar.proxy.edge import Edge
 from sidecar.proxy.plan import Plan
 from sidecar.proxy.routing import Match, RouteTable
+from sidecar.rollout.launches import Launches
 from sidecar.rollout.rollouts import Rollouts
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class Builder:
         self._certificates = certificates
         # Whoever only checks or explains has none that run.
         self._rollouts = rollouts or Rollouts(runtime, lambda _: None)
+        self.launches = Launches(runtime)
         self._clusters: dict[str, tuple[ClusterConfig, Cluster | VersionedCluster]] = {}
         # Those of the generation that is being built.
         self._reachable: Mapping[str, Cluster | VersionedCluster] = {}
@@ -82,13 +84,13 @@ class Builder:
         for name, (_, cluster) in former.items():
             if name not in self._clusters or self._clusters[name][1] is not cluster:
                 cluster.drain()
-        self._rollouts.adopt(
-            {
-                name: (config, cluster)
-                for name, (config, cluster) in self._clusters.items()
-                if isinstance(cluster, VersionedCluster)
-            }
-        )
+        versioned = {
+            name: (config, cluster)
+            for name, (config, cluster) in self._clusters.items()
+            if isinstance(cluster, VersionedCluster)
+        }
+        self._rollouts.adopt(versioned)
+        self.launches.adopt(versioned, self._rollouts)
         for edge in generation.edges.values():
             for plan in edge.routes.plans():
                 for policy in plan.policies:
@@ -111,7 +113,7 @@ class Builder:
         if config.versions:
             return VersionedCluster(
                 name,
-                {version: tuple(each.endpoints) for version, each in config.versions.items()},
+                {version: self.launches.endpoints(name, version, each) for version, each in config.versions.items()},
                 split=self._rollouts.split(name, config),
                 selection=selection_of(config),
                 runtime=self._runtime,

@@ -81,6 +81,7 @@ class Process:
         self.long_calls = LongCalls(runtime.clock, self.calls)
         self.drills = Drills(self)
         self._builder = Builder(runtime, self._flusher, self.certificates, self.rollouts)
+        self.launches = self._builder.launches
         self._watch = FileWatch(runtime.clock, self._files_changed)
         self._reloads = {
             result: runtime.metrics.counter(names.CONFIG_RELOADS, result=result) for result in ("accepted", "rejected")

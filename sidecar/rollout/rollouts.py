@@ -15,7 +15,7 @@ from sidecar.rollout import progress
 from sidecar.rollout.controller import Controller, split_of
 from sidecar.rollout.progress import Refused
 from sidecar.rollout.record import Record
-from sidecar.rollout.state import State, revision_of
+from sidecar.rollout.state import Phase, State, revision_of
 from sidecar.store.interface import StoreUnavailable
 
 if TYPE_CHECKING:
@@ -79,6 +79,17 @@ class Rollouts:
         if config.rollout is None:
             return Split(next(iter(config.versions)))
         return split_of(config.rollout, self._state(name, config), name)
+
+    def needs(self, name: str, config: ClusterConfig, version: str) -> bool:
+        """Has `version` anything to do, now or when what runs is sent back?"""
+        rollout = config.rollout
+        if rollout is None:
+            return version == next(iter(config.versions))
+        state = self._state(name, config)
+        if version == rollout.stable:
+            is_kept = state.kept_until is None or self._runtime.clock.wall() < state.kept_until
+            return state.phase is not Phase.PROMOTED or is_kept
+        return version == rollout.candidate and (state.is_running or state.phase is Phase.PROMOTED)
 
     def _state(self, name: str, config: ClusterConfig) -> State:
         assert config.rollout is not None

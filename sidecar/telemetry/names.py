@@ -94,6 +94,12 @@ MIRROR_DIFFERENCES = MetricName(
     "What answers to copies differed in: status, size, fields.",
     ("listener", "route", "kind"),
 )
+VERSION_STARTS = MetricName(
+    "sidecar_version_starts_total",
+    "counter",
+    "Agents of versions that the sidecar has started.",
+    ("cluster", "version"),
+)
 BUDGET_CHARGED = MetricName(
     "sidecar_budget_charged_total", "counter", "Units charged to a budget.", ("listener", "limit")
 )
