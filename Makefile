@@ -87,7 +87,7 @@ protos: install-dev
 
 lock: install-dev
 	@$(PIP) install uv
-	@for set in "dev --extra dev" "run --extra agent --extra jwt --extra redis --extra uvloop --extra otel requirements/build.in"; do \
+	@for set in "dev --extra dev" "compile --extra compile" "run --extra agent --extra jwt --extra redis --extra uvloop --extra otel requirements/build.in"; do \
 	  name=$${set%% *}; rest=$${set#* }; \
 	  $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	    --no-emit-find-links --no-annotate --custom-compile-command "make lock" pyproject.toml $$rest -o requirements/$$name.txt; \
