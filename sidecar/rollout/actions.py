@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import tempfile
 import urllib.request
 from typing import TYPE_CHECKING, Any
 
@@ -66,16 +67,20 @@ async def _execute(command: tuple[str, ...], event: Mapping[str, Any]) -> None:
         **os.environ,
         **{f"SIDECAR_ROLLOUT_{name.upper()}": str(event[name]) for name in ("cluster", "phase", "percent", "reason")},
     }
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.DEVNULL,
-        env=environment,
-    )
+    # A file and no pipe: a command need not read it, and may be gone before it is written.
+    with tempfile.TemporaryFile() as told:
+        told.write(json.dumps(event, default=str).encode())
+        told.seek(0)
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=told,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+            env=environment,
+        )
     try:
         async with asyncio.timeout(_COMMAND_TIMEOUT):
-            await process.communicate(json.dumps(event, default=str).encode())
+            await process.wait()
     except TimeoutError:
         process.kill()
         await process.wait()

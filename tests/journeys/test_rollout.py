@@ -46,8 +46,9 @@ async def test_one_that_fails_a_twentieth_is_sent_back(tmp_path: Path) -> None:
         found = await stage.phase("promoted", "rolled_back")
         assert found["phase"] == "rolled_back"
         assert "success_rate" in found["reason"]
-        decided = next(
-            each for each in stage.sidecar.log() if each.get("event") == "rollout" and each["phase"] == "rolled_back"
+        decided = await asyncio.to_thread(
+            stage.sidecar.wait_for_log,
+            lambda each: each.get("event") == "rollout" and each["phase"] == "rolled_back",
         )
         assert decided["figures"]["candidate"]["codes"]["INTERNAL"] >= 1, "logged with what decided it"
         codes = await pace.stop()
