@@ -469,12 +469,27 @@ async def test_what_is_kept_is_encrypted_and_old_keys_open_it() -> None:
     await stage.call()
     kept = b"".join(record.value for _, record in await stage.store.scan("", "", 10))
     assert b"secret answer" not in kept
-    rotated = Stage(sealing=Sealing([new, old]))
-    rotated.store._records = stage.store._records
-    assert (await rotated.call()).seen.data == message(b"secret answer")
     stranger = Stage(sealing=Sealing([new]))
     stranger.store._records = stage.store._records
     assert reason(await stranger.call()) == "STORE_UNAVAILABLE"
+    rotated = Stage(sealing=Sealing([new, old]))
+    rotated.store._records = stage.store._records
+    assert (await rotated.call()).seen.data == message(b"secret answer")
+    # Read with the old key, it was sealed again with the new one; the old one can go.
+    assert (await stranger.call()).seen.data == message(b"secret answer")
+
+
+async def test_what_is_sealed_again_is_kept_no_longer() -> None:
+    from cryptography.fernet import Fernet
+
+    stage = Stage(config={"ttl": 10})
+    await stage.call()
+    rotated = Stage(config={"ttl": 10}, sealing=Sealing([Fernet.generate_key().decode()]))
+    rotated.store._records = stage.store._records
+    await rotated.advance(9)
+    assert replayed(await rotated.call())
+    await rotated.advance(2)
+    assert not replayed(await rotated.call())
 
 
 # ── kinds, sizes, and other policies ──

@@ -8,6 +8,7 @@ While an execution runs, its record is put again three times per lease. Whoever 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -168,10 +169,14 @@ class Executions:
             if not isinstance(current, Record):
                 expected = None
                 continue
-            held = self._open(current)
+            held, is_current = self._open(current)
             if held.state is not State.RELEASED and held.fingerprint != wanted.fingerprint:
                 raise Taken("KEY_REUSED", held)
             if held.state is State.DONE:
+                if not is_current:
+                    self._runtime.spawn(
+                        self._seal_again(claim.key, held, current.value, terms.ttl), "seal a record again"
+                    )
                 return held
             if held.state is State.RUNNING and current.age < held.lease:
                 if not terms.joins:
@@ -196,9 +201,18 @@ class Executions:
         released = claim.execution.become(State.RELEASED, self._clock.wall())
         await self._store.put(claim.key, claim.value, self._sealing.seal(dump(released)), keep=KEPT)
 
-    def _open(self, record: Record) -> Execution:
+    async def _seal_again(self, key: str, done: Execution, value: bytes, ttl: float) -> None:
+        """With the newest key; its time goes on."""
+        left = (done.ended or 0.0) + ttl - self._clock.wall()
+        if left > 0:
+            with contextlib.suppress(StoreUnavailable):
+                await self._store.put(key, value, self._sealing.seal(dump(done)), keep=min(left, ttl))
+
+    def _open(self, record: Record) -> tuple[Execution, bool]:
+        """What was recorded, and is it sealed with the newest key?"""
         try:
-            return load(self._sealing.open(record.value))
+            content, is_current = self._sealing.unseal(record.value)
+            return load(content), is_current
         except (Unreadable, ValueError) as error:
             raise StoreUnavailable("error", f"a record cannot be read: {error}") from None
 

@@ -42,3 +42,12 @@ def test_what_is_no_key_is_refused_and_not_repeated() -> None:
     with pytest.raises(ValueError, match="is no Fernet key") as caught:
         Sealing(["hunter2"])
     assert "hunter2" not in str(caught.value)
+
+
+def test_what_is_not_sealed_with_the_newest_key_should_be_sealed_again() -> None:
+    old, new = Fernet.generate_key().decode(), Fernet.generate_key().decode()
+    rotated = Sealing([new, old])
+    assert rotated.unseal(Sealing([old]).seal(b"x")) == (b"x", False)
+    assert rotated.unseal(Sealing().seal(b"x")) == (b"x", False)
+    assert rotated.unseal(rotated.seal(b"x")) == (b"x", True)
+    assert Sealing().unseal(Sealing().seal(b"x")) == (b"x", True)
