@@ -214,5 +214,19 @@ async def test_what_ended_there_is_ended_if_that_is_asked_for(monkeypatch: pytes
     assert len(ended) == len(stage.scene.candidate.streams) - _answered(stage) > 0
 
 
+async def test_long_streams_finish_where_they_are_unless_that_is_asked_for(stage: Stage) -> None:
+    await stage.go(0.5)
+    stage.scene.candidate.act = stage.scene.stable.act = lambda _stream, _event: None
+    streams = [stage.scene.call() for _ in range(10)]
+    await stage.first.order(progress.aborted, "ada")
+    await stage.go(1.0, 0)
+    assert not any(each.seen.ended for each in streams)
+    for each in (*stage.scene.candidate.streams, *stage.scene.stable.streams):
+        if not each.local_closed:
+            _ok(each, "end")
+    stage.scene.run()
+    assert {each.seen.status for each in streams} == {0}
+
+
 def _answered(stage: Stage) -> int:
     return sum(each.local_closed and each.seen.reset is None for each in stage.scene.candidate.streams)
