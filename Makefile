@@ -8,7 +8,7 @@ DEV_STAMP := $(VENV)/.installed-dev
 JOBS ?= 2
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help install install-dev demo demo-live test lint bench bench-agent wheel compiled test-compiled protos lock clean
+.PHONY: help install install-dev demo demo-live test lint bench bench-agent wheel compiled test-compiled protos docs lock clean
 
 help:
 	@echo "make demo       everything on this machine, end to end: real processes, certificates, RPCs; under a minute"
@@ -19,6 +19,7 @@ help:
 	@echo "make bench-agent  the agent server's tools beside the same work done one by one"
 	@echo "make compiled   install the data path as compiled code, from the same source: half the CPU per RPC; needs a C compiler"
 	@echo "make protos     generate the protobuf code again"
+	@echo "make docs       generate docs/configuration.md again"
 	@echo "make lock       resolve the dependencies again"
 
 install: $(RUN_STAMP)
@@ -84,6 +85,9 @@ test-compiled: wheel
 
 protos: install-dev
 	@$(BIN)/python protos/generate.py
+
+docs: install
+	@$(BIN)/python -m docs.generate
 
 lock: install-dev
 	@$(PIP) install uv
