@@ -30,7 +30,7 @@ What each policy is for, with an example: [policies.md](policies.md).
 """
 PARTS = ("anyOf", "allOf", "oneOf")
 REFERENCE = "#/definitions/"
-FORMS = {"(ms|s|m|h)$": "duration", "(B|KiB|MiB|GiB)$": "size"}
+FORMS = {"/[0-9]{1,12}(\\.[0-9]{1,3})?(ms|s|m|h)$": "rate", "(ms|s|m|h)$": "duration", "(B|KiB|MiB|GiB)$": "size"}
 
 
 def page() -> str:
@@ -117,10 +117,10 @@ def _bounds(field: dict[str, Any]) -> str:
     low = field.get("minimum", field.get("exclusiveMinimum"))
     high = field.get("maximum", field.get("exclusiveMaximum"))
     if low is not None and high is not None:
-        return f" {low:g}–{high:g}"
+        return f" {low:,}–{high:,}"
     if low is not None:
-        return f" {'≥' if 'minimum' in field else '>'} {low:g}"
-    return "" if high is None else f" ≤ {high:g}"
+        return f" {'≥' if 'minimum' in field else '>'} {low:,}"
+    return "" if high is None else f" ≤ {high:,}"
 
 
 def _default(field: dict[str, Any]) -> str:
