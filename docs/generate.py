@@ -127,6 +127,9 @@ def _default(field: dict[str, Any]) -> str:
     if "default" not in field or field["default"] in ({}, []):
         return "–"
     value = field["default"]
+    if isinstance(value, dict) and len(said := [each for each in value.values() if each is not None]) == 1:
+        # A section that may be said in one word.
+        value = said[0]
     return f"`{value if isinstance(value, str) else json.dumps(value)}`" if value != "" else "–"
 
 

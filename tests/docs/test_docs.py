@@ -29,6 +29,7 @@ OTHERS = {
     "kubectl", "kustomize", "make", "mkdir", "mv", "openssl", "pip", "printf", "promtool", "prometheus", "python", "redis-cli",
     "sleep", "sqlite3", "true",
 }  # fmt: skip
+SECRET = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="  # a Fernet key, and long enough for everything else
 SHELLS = {"sh", "console", "bash", "shell"}
 SECTIONS = {field.alias or name for name, field in default_root().model_fields.items()}
 POLICIES = {
@@ -98,7 +99,7 @@ def test_the_configuration_is_taken(block: Block, tmp_path: Path) -> None:
     path = tmp_path / "sidecar.yaml"
     path.write_text(whole(block.text))
     names = set(re.findall(r"\$\{(\w+)", block.text))
-    assert load(path, environ=dict.fromkeys(names, "0123456789abcdef" * 2)).root.listeners
+    assert load(path, environ=dict.fromkeys(names, SECRET)).root.listeners
 
 
 def test_most_of_the_yaml_is_of_the_sidecar() -> None:
@@ -230,3 +231,10 @@ def test_every_policy_has_an_example_in_the_order_of_enforcement() -> None:
     assert titles == [field.alias or name for name, field in fields.items()]
     for title, section in zip(titles, re.split(r"^## \w+$", text, flags=re.MULTILINE)[1:], strict=True):
         assert re.search(rf"^ *{title}:", section, re.MULTILINE), title
+
+
+def test_what_security_points_to_is_there() -> None:
+    text = (ROOT / "docs" / "security.md").read_text()
+    pointed = re.findall(r"`(tests/[\w/.]+)`", text)
+    assert len(pointed) > 10
+    assert not [each for each in pointed if not (ROOT / each).exists()]
