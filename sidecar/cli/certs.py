@@ -177,6 +177,20 @@ def rotate(name: str, authority: Path, out: Path, days: int) -> None:
 @certs.command(
     epilog="""\b
 Examples:
+  sidecar certs key                                  # 32 bytes in URL-safe base64
+  SIDECAR_KEY=$(sidecar certs key) sidecar run -c sidecar.yaml
+"""
+)
+def key() -> None:
+    """Make a key for `encryption.keys` (Fernet) and print it. It is kept nowhere. Exit 0."""
+    from cryptography.fernet import Fernet
+
+    click.echo(Fernet.generate_key())
+
+
+@certs.command(
+    epilog="""\b
+Examples:
   sidecar certs show certs/*.crt
   sidecar certs show certs/orders.crt -o json
 """

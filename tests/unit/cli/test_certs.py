@@ -10,6 +10,7 @@ from click.testing import CliRunner, Result
 
 from sidecar.cli.certs import certs
 from sidecar.identity.load import load
+from sidecar.store.sealing import Sealing
 from tests.support.pki import Pki, shake_hands
 
 
@@ -190,4 +191,11 @@ def test_each_help_ends_with_examples(command: list[str]) -> None:
 
 def test_the_commands_are_those_of_the_contract() -> None:
     assert isinstance(certs, click.Group)
-    assert set(certs.commands) == {"ca", "issue", "rotate", "show"}
+    assert set(certs.commands) == {"ca", "issue", "key", "rotate", "show"}
+
+
+def test_key_makes_keys_that_encryption_takes() -> None:
+    keys = [run("key").stdout.strip() for _ in range(2)]
+    assert keys[0] != keys[1]
+    sealing = Sealing(keys)
+    assert sealing.open(sealing.seal(b"content")) == b"content"
