@@ -66,10 +66,16 @@ def admitted(call: Call) -> None:
             is_clear=lambda: call.pending is None,
             credit=lambda size: _credit_agent(call, size),
         )
+    held: list[bytes] = []
+    if call.request_pipe is not None:
+        # What came while a request hook waited goes the way of what comes after: no message hook is passed by.
+        held, call.held, call.held_end = call.held or held, None, False
+        call.request_messages = call.request_left = 0
+        call.request_prefix = b""
     if not plan.starts_late and not call.is_late:
-        _start(call)
-    elif call.remote_closed and call.request_pipe is not None:
-        call.request_pipe.feed(b"", end=True)
+        _start(call, held)
+    else:
+        _feed_held(call, held)
 
 
 def message_stopped(
@@ -244,12 +250,23 @@ def _finish(call: Call, facts: ResponseFacts, fields: list[Field]) -> None:
     call.end(facts.outcome)
 
 
-def _start(call: Call) -> None:
+def _start(call: Call, held: list[bytes]) -> None:
     if call.remote_closed and call.request_pipe is None:
         call.held_end = True
     dispatch.start(call, call.plan.runtime.clock.monotonic())
-    if call.request_pipe is not None and call.remote_closed and not call.ended:
-        call.request_pipe.feed(b"", end=True)
+    _feed_held(call, held)
+
+
+def _feed_held(call: Call, held: list[bytes]) -> None:
+    pipe = call.request_pipe
+    if pipe is None:
+        return
+    for payload in held:
+        if call.ended:
+            return
+        pipe.feed(payload, end=False)
+    if call.remote_closed and not call.ended:
+        pipe.feed(b"", end=True)
 
 
 def _send_to_agent(call: Call, message: bytes) -> None:

@@ -105,3 +105,18 @@ def test_who_may_not_ask_is_not_told(agent: tuple[str, health.HealthServicer], t
         with grpc.insecure_channel(sidecar.addresses["inbound"]) as channel:
             assert ask(channel, "sidecar") == grpc.StatusCode.PERMISSION_DENIED
             assert ask(channel, "") == grpc.StatusCode.PERMISSION_DENIED
+
+
+def test_a_limit_that_waits_for_its_store_passes_no_message_by(
+    agent: tuple[str, health.HealthServicer], tmp_path: Path
+) -> None:
+    """The message is here before the store has answered; what looks at messages sees it all the same."""
+    address, _ = agent
+    shared = (
+        f'store: {{url: "sqlite:///{tmp_path}/state.db"}}\n'
+        "policies: {rate_limit: [{name: all, rate: 600/1m, scope: shared}]}\n"
+    )
+    with Sidecar(shared + CONFIG.format(agent=address, routes=OPEN), tmp_path) as sidecar:
+        with grpc.insecure_channel(sidecar.addresses["inbound"]) as channel:
+            assert ask(channel, "sidecar") == WORDS.SERVING
+            assert ask(channel, "") == WORDS.SERVING
