@@ -8,12 +8,13 @@ DEV_STAMP := $(VENV)/.installed-dev
 JOBS ?= 2
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help install install-dev demo demo-live test lint bench bench-agent wheel compiled test-compiled protos docs lock clean
+.PHONY: help install install-dev demo demo-live test lint fuzz bench bench-agent wheel compiled test-compiled protos docs lock clean
 
 help:
 	@echo "make demo       everything on this machine, end to end: real processes, certificates, RPCs; under a minute"
 	@echo "make demo-live  the same, and it stays up"
 	@echo "make test       all tests"
+	@echo "make fuzz       what peers send, at random; FUZZ_EXAMPLES=20000 examples of each"
 	@echo "make lint       ruff, mypy, import contracts"
 	@echo "make bench      CPU, throughput and latency beside the proxies that this machine has"
 	@echo "make bench-agent  the agent server's tools beside the same work done one by one"
@@ -50,6 +51,10 @@ demo-live: install
 
 test: install-dev
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
+
+FUZZ_EXAMPLES ?= 20000
+fuzz: install-dev
+	@FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/python -m pytest tests/fuzz $(PYTEST_ARGS)
 
 lint: install-dev
 	@$(BIN)/ruff check .
