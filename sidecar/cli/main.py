@@ -17,6 +17,7 @@ _COMMANDS = {
     "schema": ("schema", "Print the JSON Schema of the configuration file."),
     "explain": ("explain", "Which route, rule and limit decide about a call, and why."),
     "alerts": ("alerts", "What fires, and whether it reaches people: list, test."),
+    "call": ("call", "Call any method of a gRPC server, in JSON, for those without grpcurl."),
     "idempotency": ("idempotency", "Records of keyed RPCs; settle what nobody knows."),
     "rollout": ("rollout", "Drive a rollout: status, start, pause, resume, promote, abort."),
     "drill": ("drill", "A fault on purpose, for a bounded time, with a verdict."),
