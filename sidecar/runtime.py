@@ -114,6 +114,8 @@ class Runtime:
     direction: str = ""
     closers: list[Callable[[], None]] = field(default_factory=list)
     """Called in a thread when the process has ended its calls: what is buffered goes out. May block."""
+    generation: int = 0
+    """The number of the configuration that a route belongs to, from 1; 0 = it belongs to none."""
     worker: int = 0
     """Which of several workers this process is, from 1; 0 = it is the only one."""
     store: Store | None = None
@@ -121,9 +123,16 @@ class Runtime:
     sealing: Sealing = field(default_factory=Sealing)
     """Encrypts what is kept of calls, if keys are configured."""
 
-    def scoped(self, *, listener: str, route: str, direction: str, node: str = "") -> Runtime:
-        """The same process, seen by one route."""
-        return replace(self, listener=listener, route=route, direction=direction, node=node or self.node)
+    def scoped(self, *, listener: str, route: str, direction: str, node: str = "", generation: int = 0) -> Runtime:
+        """The same process, seen by one route of one generation."""
+        return replace(
+            self,
+            listener=listener,
+            route=route,
+            direction=direction,
+            node=node or self.node,
+            generation=generation or self.generation,
+        )
 
     def keep(self, key: Hashable, factory: Callable[[], T]) -> T:
         """State that survives a reload (buckets, breakers, counts in flight); see `KeptState.keep`."""

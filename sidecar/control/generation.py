@@ -65,11 +65,13 @@ class Builder:
         self._clusters: dict[str, tuple[ClusterConfig, Cluster | VersionedCluster]] = {}
         # Those of the generation that is being built.
         self._reachable: Mapping[str, Cluster | VersionedCluster] = {}
+        self._number = 0
 
     def build(self, root: Root, *, number: int, source_hash: str) -> Generation:
         """A complete generation, nothing started. Raises ValueError naming what cannot be built; nothing has changed then."""
         clusters = {name: self._cluster(name, config) for name, config in root.clusters.items()}
         self._reachable = clusters
+        self._number = number
         edges = {config.name: self._edge(root, config, clusters) for config in root.listeners}
         return Generation(number, root, source_hash, edges, clusters)
 
@@ -161,7 +163,13 @@ class Builder:
         )
 
     def _scoped(self, root: Root, config: ListenerConfig, route: str) -> Runtime:
-        return self._runtime.scoped(listener=config.name, route=route, direction=config.direction, node=root.node.name)
+        return self._runtime.scoped(
+            listener=config.name,
+            route=route,
+            direction=config.direction,
+            node=root.node.name,
+            generation=self._number,
+        )
 
     def _plan(
         self,

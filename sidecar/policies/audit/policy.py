@@ -130,6 +130,7 @@ class Audit(Policy[AuditConfig]):
             every=config.checkpoint.every if config.checkpoint is not None else 1000,
             interval=config.checkpoint.interval if config.checkpoint is not None else 10.0,
             key=key,
+            generation=runtime.generation,
         )
         self._kind = "call" if "calls" in config.record else "decision"
         self._share = config.sample / 100

@@ -92,6 +92,7 @@ class Ended:
         record: dict[str, Any] = {
             "kind": self.kind,
             "time": rfc3339(self.now + wall_offset),
+            "generation": self.settings.generation or None,
             "listener": self.listener,
             "route": self.route or None,
             "method": _text(self.method) or None,

@@ -39,6 +39,8 @@ class TrailSettings:
     every: int = 1000
     interval: float = 10.0
     key: Path | None = None
+    generation: int = 0
+    """Of the configuration that says so; 0 = none."""
 
 
 class Trail:

@@ -17,7 +17,7 @@ SETTINGS = TrailSettings(rotate_size=1 << 20, keep=1)
 TRACE = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 
-def ended(**changed: Any) -> Ended:
+def ended(settings: TrailSettings = SETTINGS, **changed: Any) -> Ended:
     facts: dict[str, Any] = {
         "kind": "call",
         "listener": "inbound",
@@ -35,7 +35,7 @@ def ended(**changed: Any) -> Ended:
         "endpoint": "127.0.0.1:50051",
         "attempts": 1,
     }
-    return Ended(SETTINGS, **{**facts, **changed})
+    return Ended(settings, **{**facts, **changed})
 
 
 def test_all_about_a_call() -> None:
@@ -128,3 +128,10 @@ def test_text_of_others_is_masked_and_bounded() -> None:
 
 def test_a_note_may_be_an_object_with_an_outcome() -> None:
     assert ended(notes={"idempotency": SimpleNamespace(outcome="executed")}).describe(0.0)["idempotency"] == "executed"
+
+
+def test_a_record_names_the_configuration_that_decided() -> None:
+    settings = TrailSettings(rotate_size=1 << 20, keep=1, generation=7)
+    assert ended(settings).describe(0.0)["generation"] == 7
+    assert ended(settings, kind="decision").describe(0.0)["generation"] == 7
+    assert "generation" not in ended().describe(0.0)
