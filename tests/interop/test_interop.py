@@ -110,7 +110,8 @@ def test_a_deadline_of_the_caller_reaches_the_agent(mesh: Mesh, driver: Driver, 
     assert seen.code == DEADLINE_EXCEEDED
     how = ended(mesh, driver, name)
     assert how["ended"] == "cancelled"
-    assert isinstance(how["timeout"], float) and how["timeout"] <= 0.4
+    # Clients round up the deadline they send, so what arrives may be a little above what was asked.
+    assert isinstance(how["timeout"], float) and 0 < how["timeout"] < 0.5
 
 
 @pytest.mark.parametrize("hop", ["outbound", "inbound"])
