@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Sequence
 
     from sidecar.store.gcra import Pace
     from sidecar.store.ledger import Allowance, Shortage
@@ -72,7 +72,7 @@ class Store(Protocol):
     async def find(self, key: str) -> Record | None:
         """What `put` has put under `key`, with its age; None = nothing, or its time is over."""
 
-    async def put(self, key: str, expected: bytes | None, value: bytes, *, keep: float) -> Record | bool:
+    def put(self, key: str, expected: bytes | None, value: bytes, *, keep: float) -> Awaitable[Record | bool]:
         """Put `value` under `key` for `keep` seconds, durably, if what is there is still `expected` (None = nothing).
 
         True = done; else what is there, or False: there is nothing (any more).

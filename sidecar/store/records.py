@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
 
 _TABLES = (
     "CREATE TABLE IF NOT EXISTS records (key TEXT PRIMARY KEY, put INTEGER NOT NULL, ends INTEGER NOT NULL, value BLOB NOT NULL)",
@@ -19,6 +19,7 @@ _TABLES = (
 )
 _NANOSECONDS = 1_000_000_000
 SWEPT_AT_ONCE = 500
+_ROWS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,26 +75,72 @@ def find(key: str) -> Callable[[sqlite3.Connection, int], Record | None]:
     return operation
 
 
-def put(
-    key: str, expected: bytes | None, value: bytes, length: int
-) -> Callable[[sqlite3.Connection, int], Record | bool]:
-    read = find(key)
+class Put:
+    """One put, as an operation inside a transaction: True, or what is there instead (False = nothing)."""
 
-    def operation(connection: sqlite3.Connection, now: int) -> Record | bool:
-        if expected is None:
-            done = connection.execute(
-                "INSERT INTO records VALUES (?, ?, ?, ?) ON CONFLICT (key) DO UPDATE "
-                "SET put = excluded.put, ends = excluded.ends, value = excluded.value WHERE ends <= ?",
-                (key, now, now + length, value, now),
-            )
-        else:
-            done = connection.execute(
-                "UPDATE records SET put = ?, ends = ?, value = ? WHERE key = ? AND value = ? AND ends > ?",
-                (now, now + length, value, key, expected, now),
-            )
-        return done.rowcount == 1 or read(connection, now) or False
+    __slots__ = ("expected", "key", "length", "value")
 
-    return operation
+    def __init__(self, key: str, expected: bytes | None, value: bytes, length: int) -> None:
+        self.key = key
+        self.expected = expected
+        self.value = value
+        self.length = length
+
+    def __call__(self, connection: sqlite3.Connection, now: int) -> Record | bool:
+        return put_all(connection, [self], now)[0]
+
+
+def put_all(connection: sqlite3.Connection, puts: Sequence[Put], now: int) -> list[Record | bool]:
+    """Puts of different keys, with few statements: each gives up the interpreter's lock, and must wait to get it back."""
+    done = 0
+    new = [each for each in puts if each.expected is None]
+    for some in _split(new):
+        rows = ", ".join(["(?, ?, ?, ?)"] * len(some))
+        done += connection.execute(
+            f"INSERT INTO records VALUES {rows} ON CONFLICT (key) DO UPDATE "  # noqa: S608
+            "SET put = excluded.put, ends = excluded.ends, value = excluded.value WHERE ends <= excluded.put",
+            [field for each in some for field in (each.key, now, now + each.length, each.value)],
+        ).rowcount
+    for some in _split([each for each in puts if each.expected is not None]):
+        rows = ", ".join(["(?, ?, ?, ?)"] * len(some))
+        done += connection.execute(
+            f"WITH new (key, expected, length, value) AS (VALUES {rows}) "  # noqa: S608
+            "UPDATE records SET put = ?, ends = ? + new.length, value = new.value FROM new "
+            "WHERE records.key = new.key AND records.value = new.expected AND records.ends > ?",
+            [*(field for each in some for field in (each.key, each.expected, each.length, each.value)), now, now, now],
+        ).rowcount
+    if done == len(puts):
+        return [True] * done
+    held = dict[str, Record]()
+    for some in _split(puts):
+        held.update(_find_all(connection, [each.key for each in some], now))
+    return [_judge(each, held.get(each.key)) for each in puts]
+
+
+def _judge(wanted: Put, found: Record | None) -> Record | bool:
+    """What is as wanted, and of this very moment, was put just now."""
+    if found is not None and found.age == 0 and found.value == wanted.value:
+        return True
+    return found or False
+
+
+def _find_all(connection: sqlite3.Connection, keys: Sequence[str], now: int) -> dict[str, Record]:
+    marks = ", ".join("?" * len(keys))
+    rows = connection.execute(
+        f"SELECT key, value, put FROM records WHERE key IN ({marks}) AND ends > ?",  # noqa: S608
+        [*keys, now],
+    ).fetchall()
+    return {row[0]: Record(bytes(row[1]), (now - row[2]) / _NANOSECONDS) for row in rows}
+
+
+def _split(puts: Sequence[Put]) -> Iterator[Sequence[Put]]:
+    """Powers of two, so that few different statements are prepared, and stay so."""
+    size = _ROWS
+    while puts:
+        while size > len(puts):
+            size //= 2
+        yield puts[:size]
+        puts = puts[size:]
 
 
 def scan(prefix: str, after: str, limit: int) -> Callable[[sqlite3.Connection, int], list[tuple[str, Record]]]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 from sidecar.store.interface import StoreUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from sidecar.store.interface import Store
 
@@ -22,18 +22,19 @@ class Severable:
 
     def __getattr__(self, name: str) -> Any:
         """A method of the store; once for each, then it is an attribute of ours."""
-        method: Callable[..., Any] = getattr(self._store, name)
+        method: Callable[..., Awaitable[Any]] = getattr(self._store, name)
         if not callable(method):
             return method
 
-        async def ask(*given: Any, **named: Any) -> Any:
-            if self._severed:
-                self.refused += 1
-                raise StoreUnavailable("unreachable", "cut off by a drill")
-            return await method(*given, **named)
+        def ask(*given: Any, **named: Any) -> Awaitable[Any]:
+            return self._refuse() if self._severed else method(*given, **named)
 
         self.__dict__[name] = ask
         return ask
+
+    async def _refuse(self) -> None:
+        self.refused += 1
+        raise StoreUnavailable("unreachable", "cut off by a drill")
 
     async def close(self) -> None:
         """A store that is cut off is still to be closed."""

@@ -11,6 +11,7 @@ its caller learns of it, and so is all that shares its transaction.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import queue
 import sqlite3
@@ -63,7 +64,11 @@ class SQLiteStore:
         self._clock = clock
         self._busy_timeout = busy_timeout
         self._timeout = timeout
-        self._queue: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[tuple[list[_Work], asyncio.AbstractEventLoop] | None] = queue.SimpleQueue()
+        self._gathered: list[_Work] = []
+        # Until when each waits, in the time of the event loop.
+        self._waiting: dict[_Work, float] = {}
+        self._timer: asyncio.TimerHandle | None = None
         self._thread: threading.Thread | None = None
         self._closed = False
         # Below: the writer thread's own.
@@ -134,8 +139,8 @@ class SQLiteStore:
     async def find(self, key: str) -> Record | None:
         return await self.run(records.find(key))
 
-    async def put(self, key: str, expected: bytes | None, value: bytes, *, keep: float) -> Record | bool:
-        return await self.run(records.put(key, expected, value, round(keep * NANOSECONDS)), durable=True)
+    def put(self, key: str, expected: bytes | None, value: bytes, *, keep: float) -> asyncio.Future[Record | bool]:
+        return self._submit(records.Put(key, expected, value, round(keep * NANOSECONDS)), durable=True)
 
     async def scan(self, prefix: str, after: str, limit: int) -> list[tuple[str, Record]]:
         return await self.run(records.scan(prefix, after, limit))
@@ -149,56 +154,93 @@ class SQLiteStore:
         if self._closed:
             return
         self._closed = True
+        loop = asyncio.get_running_loop()
+        self._hand_over(loop)
         if self._thread is not None:
             self._queue.put(None)
-            await asyncio.get_running_loop().run_in_executor(None, self._thread.join, self._timeout)
+            await loop.run_in_executor(None, self._thread.join, self._timeout)
+            # What has been written is told before this returns.
+            await asyncio.sleep(0)
+        if self._timer is not None and not self._waiting:
+            self._timer.cancel()
 
     async def run(self, operation: Operation[T], *, durable: bool = False) -> T:
         """Run `operation` in the next transaction; returns what it returned, once that transaction is committed.
 
         Raises StoreUnavailable, or what `operation` raised: nothing of it has happened, or (kind "timeout") may yet.
         """
-        if self._closed:
-            raise StoreUnavailable("closed", f"{self._path} is closed")
-        if self._queue.qsize() >= _QUEUE:
-            raise StoreUnavailable("overloaded", f"{self._path}: {_QUEUE} changes wait to be written")
+        return await self._submit(operation, durable=durable)
+
+    def _submit(self, operation: Operation[T], *, durable: bool = False) -> asyncio.Future[T]:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        self._queue.put(_Work(operation, future, loop, is_durable=durable))
+        waiting = self._waiting
+        if self._closed:
+            future.set_exception(StoreUnavailable("closed", f"{self._path} is closed"))
+            return future
+        if len(waiting) >= _QUEUE:
+            future.set_exception(StoreUnavailable("overloaded", f"{self._path}: {_QUEUE} changes wait to be written"))
+            return future
+        work = _Work(operation, future, is_durable=durable)
+        waiting[work] = loop.time() + self._timeout
+        if self._timer is None:
+            self._timer = loop.call_later(self._timeout, self._expire, loop)
+        if not self._gathered:
+            # What one turn of the event loop asks for is handed over together, with one wake-up of the thread.
+            loop.call_soon(self._hand_over, loop)
+        self._gathered.append(work)
+        return future
+
+    def _hand_over(self, loop: asyncio.AbstractEventLoop) -> None:
+        works, self._gathered = self._gathered, []
+        if not works:
+            return
+        self._queue.put((works, loop))
         if self._thread is None:
             # A daemon: a disk that hangs must not keep the process from ending.
             self._thread = threading.Thread(target=self._write, name="store", daemon=True)
             self._thread.start()
-        try:
-            async with asyncio.timeout(self._timeout):
-                return await future
-        except TimeoutError:
-            raise StoreUnavailable("timeout", f"{self._path} gave no answer for {self._timeout:g} s") from None
+
+    def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Whoever has waited for too long is told so; they wait in the order of their limits."""
+        self._timer = None
+        waiting = self._waiting
+        while waiting:
+            work, limit = next(iter(waiting.items()))
+            if limit > loop.time():
+                self._timer = loop.call_at(limit, self._expire, loop)
+                return
+            del waiting[work]
+            if not work.future.done():
+                work.future.set_exception(
+                    StoreUnavailable("timeout", f"{self._path} gave no answer for {self._timeout:g} s")
+                )
 
     # ── the writer thread ──
 
     def _write(self) -> None:
         running = True
         while running:
-            batch = [self._queue.get()]
-            while len(batch) < _BATCH:
+            batches = [self._queue.get()]
+            while sum(len(each[0]) for each in batches if each is not None) < _BATCH:
                 try:
-                    batch.append(self._queue.get_nowait())
+                    batches.append(self._queue.get_nowait())
                 except queue.Empty:
                     break
-            running = None not in batch
-            works = [work for work in batch if work is not None and not work.future.cancelled()]
+            running = None not in batches
+            handed = [each for each in batches if each is not None]
+            works = [work for some, _ in handed for work in some if not work.future.cancelled()]
             if works:
-                self._transact(works)
+                self._transact(works, handed[0][1])
         self._disconnect()
 
-    def _transact(self, works: list[_Work]) -> None:
+    def _transact(self, works: list[_Work], loop: asyncio.AbstractEventLoop) -> None:
         try:
             connection = self._connect(is_durable=any(work.is_durable for work in works))
             connection.execute("BEGIN IMMEDIATE")
             # A float that counts seconds since 1970 has steps of a quarter of a microsecond.
             now = round(self._clock.wall() * 1_000_000) * _MICROSECOND
-            results = [work.operation(connection, now) for work in works]
+            results = _perform(connection, works, now)
             self._sweep(connection, now)
             connection.execute("COMMIT")
         except Exception as error:
@@ -207,11 +249,31 @@ class SQLiteStore:
             if len(works) > 1 and not is_ours:
                 # One of them is at fault; the others must not suffer for it.
                 for work in works:
-                    self._transact([work])
+                    self._transact([work], loop)
                 return
-            _deliver(works, [None] * len(works), self._explained(error) if is_ours else error)
+            self._deliver(loop, works, [None] * len(works), self._explained(error) if is_ours else error)
         else:
-            _deliver(works, results, None)
+            self._deliver(loop, works, results, None)
+
+    def _deliver(
+        self, loop: asyncio.AbstractEventLoop, works: list[_Work], results: list[Any], error: Exception | None
+    ) -> None:
+        """One wake-up of the event loop for all that waited. A loop that is closed has nobody waiting any more."""
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(self._arrive, works, results, error)
+
+    def _arrive(self, works: list[_Work], results: list[Any], error: Exception | None) -> None:
+        for work, result in zip(works, results, strict=True):
+            self._waiting.pop(work, None)
+            if work.future.done():
+                continue
+            if error is None:
+                work.future.set_result(result)
+            elif isinstance(error, StoreUnavailable):
+                # One each: a traceback grows with everyone who raises it.
+                work.future.set_exception(StoreUnavailable(error.kind, str(error)))
+            else:
+                work.future.set_exception(error)
 
     def _connect(self, *, is_durable: bool) -> sqlite3.Connection:
         connection = self._connection
@@ -365,38 +427,18 @@ _KINDS = {
 class _Work:
     """One operation that waits for its transaction."""
 
-    __slots__ = ("future", "is_durable", "loop", "operation")
+    __slots__ = ("future", "is_durable", "operation")
 
-    def __init__(
-        self,
-        operation: Operation[Any],
-        future: asyncio.Future[Any],
-        loop: asyncio.AbstractEventLoop,
-        *,
-        is_durable: bool,
-    ) -> None:
+    def __init__(self, operation: Operation[Any], future: asyncio.Future[Any], *, is_durable: bool) -> None:
         self.operation = operation
         self.future = future
-        self.loop = loop
         self.is_durable = is_durable
 
 
-def _deliver(works: list[_Work], results: list[Any], error: Exception | None) -> None:
-    """One wake-up of the event loop for all that waited. A loop that is closed has nobody waiting any more."""
-
-    def arrive() -> None:
-        for work, result in zip(works, results, strict=True):
-            if work.future.done():
-                continue
-            if error is None:
-                work.future.set_result(result)
-            elif isinstance(error, StoreUnavailable):
-                # One each: a traceback grows with everyone who raises it.
-                work.future.set_exception(StoreUnavailable(error.kind, str(error)))
-            else:
-                work.future.set_exception(error)
-
-    try:
-        works[0].loop.call_soon_threadsafe(arrive)
-    except RuntimeError:
-        return
+def _perform(connection: sqlite3.Connection, works: list[_Work], now: int) -> list[Any]:
+    """What each gives, in their order. Puts go together, unless two are of the same key."""
+    puts = [work.operation for work in works if isinstance(work.operation, records.Put)]
+    if len(puts) < 2 or len({each.key for each in puts}) < len(puts):
+        return [work.operation(connection, now) for work in works]
+    put = iter(records.put_all(connection, puts, now))
+    return [next(put) if isinstance(work.operation, records.Put) else work.operation(connection, now) for work in works]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from asyncio import Future
 from typing import TYPE_CHECKING, Any, cast
 
 from sidecar.store.interface import StoreUnavailable
 from sidecar.telemetry import names
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Awaitable, Callable
 
     from sidecar.clock import Clock
     from sidecar.store.interface import Store
@@ -34,21 +35,35 @@ class Timed:
         found = self.__dict__[name] = self._timed(name, method)
         return found
 
-    def _timed(
-        self, name: str, method: Callable[..., Coroutine[Any, Any, Any]]
-    ) -> Callable[..., Coroutine[Any, Any, Any]]:
+    def _timed(self, name: str, method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
         clock, metrics = self._clock, self._metrics
         seconds = metrics.histogram(names.STORE_SECONDS, BUCKETS, operation=name)
 
-        async def ask(*given: Any, **named: Any) -> Any:
-            began = clock.monotonic()
-            try:
-                return await method(*given, **named)
-            except StoreUnavailable as error:
+        def answered(began: float, error: BaseException | None) -> None:
+            seconds.observe(clock.monotonic() - began)
+            if isinstance(error, StoreUnavailable):
                 metrics.counter(names.STORE_ERRORS, operation=name, kind=error.kind).inc()
+
+        async def watch(began: float, pending: Awaitable[Any]) -> Any:
+            error: BaseException | None = None
+            try:
+                return await pending
+            except BaseException as raised:
+                error = raised
                 raise
             finally:
-                seconds.observe(clock.monotonic() - began)
+                answered(began, error)
+
+        def ask(*given: Any, **named: Any) -> Awaitable[Any]:
+            began = clock.monotonic()
+            pending = method(*given, **named)
+            if isinstance(pending, Future):
+                # No coroutine around it: whoever waits for a future needs no task.
+                pending.add_done_callback(
+                    lambda future: answered(began, None if future.cancelled() else future.exception())
+                )
+                return pending
+            return watch(began, pending)
 
         return ask
 

@@ -446,8 +446,9 @@ async def test_a_record_whose_answer_was_lost_is_a_record() -> None:
     caller = await stage.call()
     stage.store.forgets = 1
     finish(stage.scene.agent, message(b"paid"))
-    await stage.advance(2)
+    await stage.turns()
     assert reason(caller) == "STORE_UNAVAILABLE"
+    await stage.advance(2)
     assert (await stage.call()).seen.data == message(b"paid")
 
 

@@ -19,6 +19,8 @@ from sidecar.store.records import Record
 from sidecar.store.sealing import Unreadable
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from sidecar.runtime import Runtime
     from sidecar.store.interface import Store
     from sidecar.store.sealing import Sealing
@@ -99,19 +101,7 @@ class Executions:
                     return done
             claim = Claim(key, asyncio.get_running_loop().create_future())
             self.claims[key] = claim
-            task = self._runtime.spawn(self._try(claim, wanted, terms), "claim a key")
-            try:
-                found = await asyncio.shield(task)
-            except asyncio.CancelledError:
-                # The caller is gone. Whatever the store has done by now is undone when it says so.
-                claim.is_abandoned = True
-                if claim.is_running and claim.execution is not None:
-                    # It has said so in the very turn in which the caller left.
-                    released = claim.execution.become(State.RELEASED, self._clock.wall())
-                    self.settle(claim, released, KEPT)
-                raise
-            if isinstance(found, Exception):
-                raise found
+            found = await self._claim(claim, wanted, terms)
             if found is not None:
                 return claim if found is claim.execution else found
             # It runs elsewhere.
@@ -126,45 +116,40 @@ class Executions:
         if other.is_running and not terms.joins:
             raise Taken("KEY_IN_PROGRESS", record or wanted)
 
-    async def _try(self, claim: Claim, wanted: Execution, terms: Terms) -> Execution | Exception | None:
-        """As `_claim`; refusals are returned, as the task of a caller that is gone has nobody to raise them to."""
-        try:
-            return await self._claim(claim, wanted, terms)
-        except (Taken, StoreUnavailable, TimeoutError) as error:
-            return error
-
     async def _claim(self, claim: Claim, wanted: Execution, terms: Terms) -> Execution | None:
         """The execution: ours (then it is `claim.execution`), or a done one; None = somebody else's runs."""
         began = self._clock.monotonic()
         claim.execution = wanted
-        kept = False
         done: Execution | None = None
         try:
             found = await self._put_claim(claim, wanted, terms)
             if found is not claim.execution:
                 done = found
-                return found
-            late = self._clock.monotonic() - began >= terms.lease / 2
-            if claim.is_abandoned or late:
+            elif self._clock.monotonic() - began >= terms.lease / 2:
                 # Nothing has been sent, and nothing will be.
-                await self._release(claim)
-                if late:
-                    raise TimeoutError
-                return None
-            kept = claim.is_running = True
-            self._renew(terms.lease)
-            return claim.execution
+                self._undo(claim)
+                raise TimeoutError
+            else:
+                claim.is_running = True
+                self._renew(terms.lease)
+            return found
         finally:
-            if not kept:
+            if not claim.is_running and not claim.is_abandoned:
                 self._forget(claim, done)
 
     async def _put_claim(self, claim: Claim, wanted: Execution, terms: Terms) -> Execution | None:
         expected: bytes | None = None
         for _ in range(_TURNS):
             claim.value = self._sealing.seal(dump(wanted))
-            current = await self._store.put(claim.key, expected, claim.value, keep=KEPT)
+            claim.execution = wanted
+            put = _begun(self._store.put(claim.key, expected, claim.value, keep=KEPT))
+            try:
+                current = await asyncio.shield(put)
+            except asyncio.CancelledError:
+                # The caller is gone; what the store does all the same is undone when it says so.
+                self._undo(claim, put)
+                raise
             if current is True:
-                claim.execution = wanted
                 return wanted
             if not isinstance(current, Record):
                 expected = None
@@ -196,10 +181,22 @@ class Executions:
             unknown = held.become(State.UNKNOWN, self._clock.wall())
             await self._store.put(key, value, self._sealing.seal(dump(unknown)), keep=KEPT)
 
-    async def _release(self, claim: Claim) -> None:
+    def _undo(self, claim: Claim, put: Awaitable[Record | bool] | None = None) -> None:
+        """The key is free again, once the `put` that claims it is done. Nothing has been sent."""
+        claim.is_abandoned = True
+        self._runtime.spawn(self._release(claim, put), "release a key")
+
+    async def _release(self, claim: Claim, put: Awaitable[Record | bool] | None) -> None:
         assert claim.execution is not None
         released = claim.execution.become(State.RELEASED, self._clock.wall())
-        await self._store.put(claim.key, claim.value, self._sealing.seal(dump(released)), keep=KEPT)
+        try:
+            if put is None or await put is True:
+                await self._store.put(claim.key, claim.value, self._sealing.seal(dump(released)), keep=KEPT)
+        except StoreUnavailable as error:
+            # Its record stays, and counts as unknown when its lease is over.
+            self._runtime.log.warning("a key could not be released", extra={"cause": str(error)})
+        finally:
+            self._forget(claim, None)
 
     async def _seal_again(self, key: str, done: Execution, value: bytes, ttl: float) -> None:
         """With the newest key; its time goes on."""
@@ -218,49 +215,56 @@ class Executions:
 
     # ── settling ──
 
-    def settle(self, claim: Claim, execution: Execution, keep: float) -> asyncio.Future[bool]:
-        """Record how our execution ended; the future says whether it is recorded, at the first answer of the store.
+    async def settle(self, claim: Claim, execution: Execution, keep: float) -> bool:
+        """Record how our execution ended. True = it is recorded; False = somebody else has settled it.
 
-        True = it is; False = somebody else has settled it. Raises StoreUnavailable, and goes on trying for a lease.
+        Raises StoreUnavailable, and goes on trying for a lease; so it does for a caller that waits no longer.
         """
-        first: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        first.add_done_callback(_look)
         claim.is_running = False
-        self._runtime.spawn(self._settle(claim, execution, keep, first), "settle an execution")
-        return first
-
-    async def _settle(self, claim: Claim, execution: Execution, keep: float, first: asyncio.Future[bool]) -> None:
         value = self._sealing.seal(dump(execution))
+        put = _begun(self._store.put(claim.key, claim.value, value, keep=keep))
+        try:
+            found = await asyncio.shield(put)
+        except (StoreUnavailable, asyncio.CancelledError):
+            self._runtime.spawn(self._insist(claim, execution, value, keep, put), "settle an execution")
+            raise
+        return self._settled(claim, execution, value, found)
+
+    def settle_later(self, claim: Claim, execution: Execution, keep: float) -> None:
+        """As `settle`, for nobody who waits."""
+        claim.is_running = False
+        value = self._sealing.seal(dump(execution))
+        put = self._store.put(claim.key, claim.value, value, keep=keep)
+        self._runtime.spawn(self._insist(claim, execution, value, keep, put), "settle an execution")
+
+    def _settled(self, claim: Claim, execution: Execution, value: bytes, found: Record | bool) -> bool:
+        # A put that was lost on its way back has been done all the same.
+        recorded = found is True or (isinstance(found, Record) and found.value == value)
+        self._forget(claim, execution if recorded and execution.state is State.DONE else None)
+        return recorded
+
+    async def _insist(
+        self, claim: Claim, execution: Execution, value: bytes, keep: float, put: Awaitable[Record | bool]
+    ) -> None:
         gives_up = self._clock.monotonic() + execution.lease
         pause = _AGAIN_FIRST
-        known: Execution | None = None
         try:
             while True:
                 try:
-                    done = await self._store.put(claim.key, claim.value, value, keep=keep)
+                    self._settled(claim, execution, value, await put)
+                    return
                 except StoreUnavailable as error:
-                    if not first.done():
-                        first.set_exception(error)
                     if self._clock.monotonic() >= gives_up:
                         self._runtime.log.error(
                             "an execution could not be recorded",
                             extra={"method": execution.method, "cause": str(error)},
                         )
                         return
-                    await sleep(self._clock, pause)
-                    pause = min(pause * 2, _AGAIN_LONGEST)
-                    continue
-                # A put that was lost on its way back has been done all the same.
-                recorded = done is True or (isinstance(done, Record) and done.value == value)
-                if recorded and execution.state is State.DONE:
-                    known = execution
-                if not first.done():
-                    first.set_result(recorded)
-                return
+                await sleep(self._clock, pause)
+                pause = min(pause * 2, _AGAIN_LONGEST)
+                put = self._store.put(claim.key, claim.value, value, keep=keep)
         finally:
-            if not first.done():
-                first.set_exception(StoreUnavailable("closed", "the process ends"))
-            self._forget(claim, known)
+            self._forget(claim, None)
 
     def _forget(self, claim: Claim, done: Execution | None) -> None:
         if self.claims.get(claim.key) is claim:
@@ -303,7 +307,6 @@ class Executions:
             )
 
 
-def _look(future: asyncio.Future[bool]) -> None:
-    """Whoever waited may be gone; its exception is nobody's surprise."""
-    if not future.cancelled():
-        future.exception()
+def _begun(put: Awaitable[Record | bool]) -> asyncio.Future[Record | bool]:
+    """On its way, whoever waits for it or not; a store that answers by a future needs no task for that."""
+    return asyncio.ensure_future(put)  # noqa: TID251  # its failure is the caller's to tell, and no defect

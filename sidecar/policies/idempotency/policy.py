@@ -340,7 +340,7 @@ class Idempotency(Policy[IdempotencyConfig]):
         keyed.outcome = "unknown" if call.sent else "released"
         state = State.UNKNOWN if call.sent else State.RELEASED
         self._count(keyed.outcome)
-        self._executions.settle(claim, claim.execution.become(state, self._runtime.clock.wall()), KEPT)
+        self._executions.settle_later(claim, claim.execution.become(state, self._runtime.clock.wall()), KEPT)
 
     # ── what callers are told ──
 

@@ -13,6 +13,7 @@ import pytest
 from sidecar.store.gcra import NANOSECONDS, Pace
 from sidecar.store.interface import StoreUnavailable
 from sidecar.store.ledger import Allowance
+from sidecar.store.records import Record
 from sidecar.store.sqlite import SQLiteStore
 from tests.support.clock import FakeClock
 
@@ -268,3 +269,30 @@ async def test_a_closed_store_holds_no_file(tmp_path: Path) -> None:
     await subject.close()
     # The last one to close checkpoints: nothing but the database is left.
     assert [each.name for each in tmp_path.iterdir()] == ["s.db"]
+
+
+async def test_puts_of_one_turn_share_a_transaction_and_each_has_its_answer(tmp_path: Path) -> None:
+    subject = store(tmp_path / "s.db")
+    first = await asyncio.gather(*(subject.put(f"k{i}", None, b"1", keep=60) for i in range(20)))
+    # The same key twice: the second sees what the first has done.
+    again = await asyncio.gather(
+        subject.put("k0", b"1", b"2", keep=60),
+        subject.put("k0", b"2", b"3", keep=60),
+        subject.put("k1", b"0", b"2", keep=60),
+        subject.put("k20", b"0", b"2", keep=60),
+        subject.put("k21", None, b"2", keep=60),
+    )
+    assert first == [True] * 20
+    assert list(again) == [True, True, Record(b"1", 0.0), False, True]
+    found = await subject.find("k0")
+    assert found is not None and found.value == b"3"
+    await subject.close()
+
+
+async def test_answers_on_their_way_arrive_before_it_is_closed(tmp_path: Path) -> None:
+    subject = store(tmp_path / "s.db")
+    put = subject.put("k", None, b"1", keep=60)
+    await subject.close()
+    assert put.done() and put.result() is True
+    with pytest.raises(StoreUnavailable, match="closed"):
+        await subject.put("k", b"1", b"2", keep=60)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from typing import Any, cast
 
 import pytest
@@ -50,3 +51,29 @@ async def test_it_is_the_store_it_was() -> None:
     store = timed(MemoryStore(clock), clock, Metrics())
     assert await store.swap("k", None, b"v")
     assert await store.read("k") == b"v"
+
+
+class Prompt:
+    """Answers by a future, as a store does that has a thread."""
+
+    def __init__(self) -> None:
+        self.asked: list[asyncio.Future[bool]] = []
+
+    def put(self, key: str, expected: bytes | None, value: bytes, *, keep: float) -> asyncio.Future[bool]:
+        self.asked.append(asyncio.get_running_loop().create_future())
+        return self.asked[-1]
+
+
+async def test_an_answer_by_a_future_is_timed_and_stays_a_future() -> None:
+    clock, metrics, prompt = FakeClock(), Metrics(), Prompt()
+    store = timed(cast("Store", prompt), clock, metrics)
+    pending = [store.put("k", None, b"", keep=1) for _ in range(3)]
+    clock.advance(0.02)
+    prompt.asked[0].set_result(True)
+    prompt.asked[1].set_exception(StoreUnavailable("full", "no space"))
+    prompt.asked[2].cancel()
+    assert all(isinstance(each, asyncio.Future) for each in pending)
+    answers = await asyncio.gather(*pending, return_exceptions=True)
+    assert [type(each) for each in answers] == [bool, StoreUnavailable, asyncio.CancelledError]
+    assert metrics.histograms(names.STORE_SECONDS)[("put",)].sum == pytest.approx(0.06)
+    assert metrics.samples(names.STORE_ERRORS) == {("put", "full"): 1}

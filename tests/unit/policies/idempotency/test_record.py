@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,6 +36,14 @@ EXECUTIONS = st.builds(
 @given(EXECUTIONS)
 def test_there_and_back(execution: Execution) -> None:
     assert load(dump(execution)) == execution
+
+
+@given(EXECUTIONS)
+def test_what_is_written_about_it_is_json(execution: Execution) -> None:
+    line, _, messages = dump(execution).partition(b"\n")
+    facts = json.loads(line)
+    assert facts["method"] == execution.method and facts["state"] == execution.state.value
+    assert messages == (execution.messages or b"")
 
 
 @given(st.binary(max_size=100))
