@@ -8,7 +8,7 @@ DEV_STAMP := $(VENV)/.installed-dev
 JOBS ?= 2
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help install install-dev demo demo-live test lint fuzz bench bench-agent soak wheel compiled test-compiled protos docs lock clean
+.PHONY: help install install-dev demo demo-live test lint fuzz bench bench-agent soak hostile wheel compiled test-compiled protos docs lock clean
 
 help:
 	@echo "make demo       everything on this machine, end to end: real processes, certificates, RPCs; under a minute"
@@ -18,6 +18,7 @@ help:
 	@echo "make lint       ruff, mypy, import contracts"
 	@echo "make bench      CPU, throughput and latency beside the proxies that this machine has"
 	@echo "make soak       ten minutes (SOAK_SECONDS) of mixed traffic with faults; nothing may be left, nothing may grow"
+	@echo "make hostile    each known attack at full speed beside a well-behaved peer, and what that one notices"
 	@echo "make bench-agent  the agent server's tools beside the same work done one by one"
 	@echo "make compiled   install the data path as compiled code, from the same source: half the CPU per RPC; needs a C compiler"
 	@echo "make protos     generate the protobuf code again"
@@ -69,6 +70,10 @@ bench: install
 # Minutes of mixed traffic with faults, reloads and restarts; nothing may be left, nothing may grow.
 soak: install-dev
 	@$(BIN)/python -m bench.soak --seconds $(or $(SOAK_SECONDS),600)
+
+# Several minutes; for one attack HOSTILE_ARGS='--only ping'.
+hostile: install-dev
+	@$(BIN)/python -m bench.hostile $(HOSTILE_ARGS)
 
 bench-agent: install-dev
 	@$(BIN)/python -m bench.agent

@@ -1,0 +1,236 @@
+"""Each known attack at full speed from one peer, while another, well-behaved one sends 200 RPCs a second: what does the latter notice?
+
+    make hostile                   (HOSTILE_ARGS="--seconds 5 --json FILE")
+    python -m bench.hostile --only ping "slow reader"
+
+Real processes: a sidecar (inbound), an agent behind it, the attacker, the good peer. Before and after each attack the same good peer is
+measured alone, and beside a process that only burns a core: on a machine of few cores the attacker takes one from everybody whatever it
+sends, so the ratio to that is what the sidecar is to blame for. Exit code 1: an RPC failed, or p99 grew by more than 3 on both counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from bench.__main__ import HERE, cpu_seconds, rss_mib
+from bench.attacks import ATTACKS
+from tests.journeys.agent_process import AgentProcess
+from tests.support.pki import Pki
+from tests.support.processes import Sidecar
+
+WORST_RATIO = 3.0
+GROWTH = 32.0
+"""MiB that a sidecar may have grown by after an attack; what it may hold for streams that are open is much more (wire.md)."""
+RATE = 200
+
+CONFIG = """
+node: {{name: bench}}
+admin: {{bind: "127.0.0.1:0"}}
+listeners:
+  - name: clear
+    direction: inbound
+    bind: "127.0.0.1:0"
+    limits: {{header_timeout: 2s}}
+    routes: [{{name: all, match: {{method: "/*"}}, to: local}}]
+  - name: tls
+    direction: inbound
+    bind: "127.0.0.1:0"
+    tls: {{certificate: {leaf.certificate}, private_key: {leaf.private_key}, trusted_ca: {leaf.ca}, client_certificate: require}}
+    limits: {{header_timeout: 2s}}
+    routes: [{{name: all, match: {{method: "/*"}}, to: local}}]
+clusters:
+  local: {{endpoints: ["{agent}"]}}
+"""
+
+
+class Ground:
+    """The sidecar and its agent, and one phase after the other on them."""
+
+    def __init__(self, sidecar: Sidecar, agent: int, seconds: float) -> None:
+        self.sidecar = sidecar
+        self.agent = agent
+        self.seconds = seconds
+
+    def phase(self, attack: str | None) -> dict:
+        """The good peer for so long, alone or beside `attack` ("spin" = beside a process that burns a core)."""
+        listener = "tls" if attack in ATTACKS and ATTACKS[attack].tls else "clear"
+        good = _start("bench.steady", self.sidecar.addresses["clear"], str(RATE), str(self.seconds))
+        hostile = None
+        if attack is not None:
+            hostile = _start("bench.attacks", attack, self.sidecar.addresses[listener], str(self.seconds + 0.2))
+        processes = {"sidecar": self.sidecar.pid, "agent": self.agent}
+        if hostile is not None:
+            processes["attacker"] = hostile.pid
+        before = {name: cpu_seconds(pid) for name, pid in processes.items()}
+        began = time.monotonic()
+        with _peak(self.sidecar.pid) as peak:
+            # The attacker ends a little after the good peer; its CPU can be read until it has been waited for.
+            found = _result(good)
+            took = time.monotonic() - began
+            cpu = {name: round((cpu_seconds(pid) - before[name]) / took, 2) for name, pid in processes.items()}
+            sent = _result(hostile) if hostile is not None else {}
+        return {**found, "cpu": cpu, "peak_rss_mib": round(max(peak), 1), "attacker": sent}
+
+    def attack(self, name: str, before: dict, spin_before: dict) -> dict:
+        """One attack, and what is measured after it; `before` and `spin_before` are what followed the former attack."""
+        rss = rss_mib(self.sidecar.pid)
+        during = self.phase(name)
+        left = self.connections_left()
+        after, spin_after = self.phase(None), self.phase("spin")
+        return {
+            "attack": name,
+            "about": ATTACKS[name].about,
+            **during,
+            "p99_before_ms": before["p99_ms"],
+            "p99_after_ms": after["p99_ms"],
+            "p99_spin_ms": [spin_before["p99_ms"], spin_after["p99_ms"]],
+            "ratio": ratio(during["p99_ms"], before["p99_ms"], after["p99_ms"]),
+            "ratio_spin": ratio(during["p99_ms"], spin_before["p99_ms"], spin_after["p99_ms"]),
+            "failed_around": before["failed"] + after["failed"],
+            "growth_mib": round(rss_mib(self.sidecar.pid) - rss, 1),
+            "connections_left": left,
+            "after": after,
+            "spin_after": spin_after,
+        }
+
+    def connections_left(self) -> int:
+        """What is still open once the attacker and the good peer are gone; given two seconds."""
+        limit = time.monotonic() + 2
+        while (found := self._connections()) and time.monotonic() < limit:
+            time.sleep(0.1)
+        return found
+
+    def _connections(self) -> int:
+        status, page = self.sidecar.get("/metrics")
+        assert status == 200, page
+        lines = [line for line in page.splitlines() if line.startswith("sidecar_connections_active{")]
+        return round(sum(float(line.rsplit(" ", 1)[1]) for line in lines))
+
+
+def ratio(during: float, *baselines: float) -> float:
+    """To the mean of the baselines around it."""
+    return round(during / (sum(baselines) / len(baselines) or 1e-9), 2)
+
+
+def problems(found: dict) -> list[str]:
+    """What an attack did that it must not be able to do."""
+    said = []
+    if found["failed"]:
+        said.append(f"{found['failed']} RPCs of the good peer failed: {found['failures']}")
+    if found["ratio"] > WORST_RATIO and found["ratio_spin"] > WORST_RATIO:
+        said.append(f"p99 {found['p99_ms']} ms is {found['ratio']} times what it was alone, {found['ratio_spin']} times beside a busy core")
+    if found["growth_mib"] > GROWTH:
+        said.append(f"the sidecar grew by {found['growth_mib']} MiB")
+    if found["connections_left"]:
+        said.append(f"{found['connections_left']} connections are still open")
+    return said
+
+
+def _start(module: str, *arguments: str) -> subprocess.Popen[str]:
+    """Start and wait until it says that it is ready."""
+    process = subprocess.Popen([sys.executable, "-m", module, *arguments], stdout=subprocess.PIPE, text=True, cwd=HERE.parent)
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert line == "ready\n", (module, line)
+    return process
+
+
+def _result(process: subprocess.Popen[str]) -> dict:
+    out, _ = process.communicate(timeout=120)
+    return json.loads(out)
+
+
+@contextlib.contextmanager
+def _peak(pid: int) -> Iterator[list[float]]:
+    seen = [rss_mib(pid)]
+    done = threading.Event()
+
+    def look() -> None:
+        while not done.wait(0.25):
+            seen.append(rss_mib(pid))
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    try:
+        yield seen
+    finally:
+        done.set()
+        looking.join()
+
+
+def table(found: list[dict]) -> str:
+    lines = [
+        f"{'attack':36} {'frames':>9} {'conns':>6} | {'RPCs':>5} {'failed':>6} {'p50 ms':>7} {'p99 ms':>7} "
+        f"{'alone':>13} {'×':>6} {'busy core':>13} {'×':>6} | {'CPU':>5} {'atk':>5} {'agent':>5} {'peak':>6} {'grew':>6} {'left':>4}  ended as"
+    ]
+    for each in found:
+        sent, cpu = each["attacker"], each["cpu"]
+        ends = ", ".join(f"{name} {count}" for name, count in list(sent["ends"].items())[:3])
+        alone = f"{each['p99_before_ms']:.1f}/{each['p99_after_ms']:.1f}"
+        busy = "/".join(f"{each:.1f}" for each in each["p99_spin_ms"])
+        lines.append(
+            f"{each['attack']:36} {sent['frames']:9} {sent['connections']:6} | {each['rpcs']:5} {each['failed']:6} {each['p50_ms']:7.2f} "
+            f"{each['p99_ms']:7.2f} {alone:>13} {each['ratio']:6.2f} {busy:>13} {each['ratio_spin']:6.2f} | {cpu['sidecar']:5.2f} "
+            f"{cpu['attacker']:5.2f} {cpu['agent']:5.2f} {each['peak_rss_mib']:6.1f} {each['growth_mib']:6.1f} {each['connections_left']:4}  {ends}"
+        )
+    return "\n".join(lines)
+
+
+@contextlib.contextmanager
+def _agent(kind: str) -> Iterator[tuple[str, int]]:
+    """(address, pid) of what stands behind the sidecar."""
+    if kind == "real":
+        with AgentProcess() as agent:
+            assert agent._process is not None
+            yield agent.address, agent._process.pid
+        return
+    echo = _start("bench.load", "echo", "127.0.0.1:19000")
+    try:
+        yield "127.0.0.1:19000", echo.pid
+    finally:
+        echo.kill()
+        echo.communicate()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.hostile", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=5, help="of each phase; three phases for each attack")
+    parser.add_argument("--only", nargs="+", choices=ATTACKS, default=list(ATTACKS), metavar="ATTACK")
+    parser.add_argument("--agent", choices=("real", "echo"), default="real", help="the agent server, or an echo that costs next to nothing")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    args = parser.parse_args()
+    found: list[dict] = []
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sidecar-hostile-")))
+        address, pid = stack.enter_context(_agent(args.agent))
+        config = CONFIG.format(leaf=Pki(folder / "certs").leaf("server"), agent=address)
+        sidecar = stack.enter_context(Sidecar(config, folder))
+        ground = Ground(sidecar, pid, args.seconds)
+        ground.phase(None)
+        quiet, spin = ground.phase(None), ground.phase("spin")
+        for name in args.only:
+            found.append(ground.attack(name, quiet, spin))
+            quiet, spin = found[-1]["after"], found[-1]["spin_after"]
+            print(table(found[-1:]).splitlines()[-1] if len(found) > 1 else table(found), flush=True)
+    bad = {each["attack"]: said for each in found if (said := problems(each))}
+    if args.json:
+        args.json.write_text(json.dumps({"cores": os.cpu_count(), "seconds": args.seconds, "rate": RATE, "attacks": found, "problems": bad}, indent=2) + "\n")
+    for name, said in bad.items():
+        for each in said:
+            print(f"NOT WELL: {name}: {each}", file=sys.stderr)
+    print(f"{len(found)} attacks, {len(bad)} of them hurt")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
