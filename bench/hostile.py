@@ -31,6 +31,9 @@ from tests.support.processes import Sidecar
 WORST_RATIO = 3.0
 GROWTH = 32.0
 """MiB that a sidecar may have grown by after an attack; what it may hold for streams that are open is much more (wire.md)."""
+RECOVERY = 5.0
+"""Seconds after an attack until everything must be as before."""
+RECOVERY_LIMIT = 60.0
 RATE = 200
 
 CONFIG = """
@@ -85,6 +88,7 @@ class Ground:
         """One attack, and what is measured after it; `before` and `spin_before` are what followed the former attack."""
         rss = rss_mib(self.sidecar.pid)
         during = self.phase(name)
+        recovery = self.recover()
         left = self.connections_left()
         after, spin_after = self.phase(None), self.phase("spin")
         return {
@@ -98,10 +102,23 @@ class Ground:
             "ratio_spin": ratio(during["p99_ms"], spin_before["p99_ms"], spin_after["p99_ms"]),
             "failed_around": before["failed"] + after["failed"],
             "growth_mib": round(rss_mib(self.sidecar.pid) - rss, 1),
+            "recovery_s": recovery,
             "connections_left": left,
             "after": after,
             "spin_after": spin_after,
         }
+
+    def recover(self) -> float:
+        """Seconds until the sidecar answers promptly and rests again; what attackers left in its queues is worked off by then."""
+        began = time.monotonic()
+        while (took := time.monotonic() - began) < RECOVERY_LIMIT:
+            used, asked = cpu_seconds(self.sidecar.pid), time.monotonic()
+            with contextlib.suppress(OSError):
+                prompt = self.sidecar.get("/readyz")[0] == 200 and time.monotonic() - asked < 0.1
+                time.sleep(0.3)
+                if prompt and cpu_seconds(self.sidecar.pid) - used < 0.1:
+                    break
+        return round(took, 1)
 
     def connections_left(self) -> int:
         """What is still open once the attacker and the good peer are gone; given two seconds."""
@@ -131,6 +148,8 @@ def problems(found: dict) -> list[str]:
         said.append(f"p99 {found['p99_ms']} ms is {found['ratio']} times what it was alone, {found['ratio_spin']} times beside a busy core")
     if found["growth_mib"] > GROWTH:
         said.append(f"the sidecar grew by {found['growth_mib']} MiB")
+    if found["recovery_s"] > RECOVERY:
+        said.append(f"the sidecar was busy for {found['recovery_s']} s more")
     if found["connections_left"]:
         said.append(f"{found['connections_left']} connections are still open")
     return said
@@ -171,7 +190,7 @@ def _peak(pid: int) -> Iterator[list[float]]:
 def table(found: list[dict]) -> str:
     lines = [
         f"{'attack':36} {'frames':>9} {'conns':>6} | {'RPCs':>5} {'failed':>6} {'p50 ms':>7} {'p99 ms':>7} "
-        f"{'alone':>13} {'×':>6} {'busy core':>13} {'×':>6} | {'CPU':>5} {'atk':>5} {'agent':>5} {'peak':>6} {'grew':>6} {'left':>4}  ended as"
+        f"{'alone':>13} {'×':>6} {'busy core':>13} {'×':>6} | {'CPU':>5} {'atk':>5} {'agent':>5} {'peak':>6} {'grew':>6} {'rest s':>6} {'left':>4}  ended as"
     ]
     for each in found:
         sent, cpu = each["attacker"], each["cpu"]
@@ -181,7 +200,8 @@ def table(found: list[dict]) -> str:
         lines.append(
             f"{each['attack']:36} {sent['frames']:9} {sent['connections']:6} | {each['rpcs']:5} {each['failed']:6} {each['p50_ms']:7.2f} "
             f"{each['p99_ms']:7.2f} {alone:>13} {each['ratio']:6.2f} {busy:>13} {each['ratio_spin']:6.2f} | {cpu['sidecar']:5.2f} "
-            f"{cpu['attacker']:5.2f} {cpu['agent']:5.2f} {each['peak_rss_mib']:6.1f} {each['growth_mib']:6.1f} {each['connections_left']:4}  {ends}"
+            f"{cpu['attacker']:5.2f} {cpu['agent']:5.2f} {each['peak_rss_mib']:6.1f} {each['growth_mib']:6.1f} {each['recovery_s']:6.1f} "
+            f"{each['connections_left']:4}  {ends}"
         )
     return "\n".join(lines)
 
