@@ -25,7 +25,9 @@ from sidecar.transport.dial import dial
 from sidecar.transport.socket import Flusher, Socket
 from sidecar.transport.tls import client_context
 
-LIMITS = Limits(max_concurrent_streams=10_000, stream_window=1 << 20, stream_window_cap=4 << 20)
+LIMITS = Limits(
+    max_concurrent_streams=10_000, stream_window=1 << 20, stream_window_cap=4 << 20, resets_per_second=1_000_000
+)
 
 
 def block(*fields: tuple[bytes, bytes]) -> bytes:
@@ -134,6 +136,20 @@ class Talker(Caller):
         self.began = now
         self.awaited = len(load.message)
         self.send_data(load.message, now >= load.ends)
+
+
+class Canceller(Caller):
+    """One RPC that its caller gives up as soon as the agent has said something."""
+
+    __slots__ = ()
+
+    def on_data(self, payload, end_stream):
+        self.reset(0x8)
+        self.load.latencies.append(time.perf_counter() - self.began)
+        self.load.done(self, b"0")
+
+
+KINDS = {"load": Caller, "talk": Talker, "cancel": Canceller}
 
 
 class Load:
@@ -250,7 +266,7 @@ def main(arguments: list[str]) -> None:
     else:
         address, concurrency, connections, seconds, size, key, *folder = arguments[1:]
         certificates = Path(folder[0]) if folder else None
-        kind = Talker if arguments[0] == "talk" else Caller
+        kind = KINDS[arguments[0]]
         run(load(address, int(concurrency), int(connections), float(seconds), int(size), certificates, kind, key))
 
 

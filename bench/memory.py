@@ -1,6 +1,6 @@
-"""What idle streams and connections cost one sidecar: resident memory before, with them, and after they are gone.
+"""Resident memory of one sidecar: with idle streams, with idle connections, after they are gone; and over very many RPCs.
 
-    python -m bench.memory [--streams 10000] [--connections 5000]
+    python -m bench.memory [--streams 10000] [--connections 5000] [--rpcs 1000000] [--cancelled 100000]
 
 Real sockets on loopback; the agent is the echo server of bench.load. The data path is the installed one, as in `make bench`.
 """
@@ -126,10 +126,32 @@ async def measure(pid: int, streams: int, connections: int) -> dict[str, float]:
     return {name: round(value, 1) for name, value in figures.items()}
 
 
+def grow(pid: int, kind: str, count: int) -> list[float]:
+    """Memory after a tenth of `count` RPCs, two tenths … and all of them; the first value is after a warm-up."""
+    # Many connections: one that gives up more than 1,000 RPCs in a second is sent away.
+    done, found = -count // 10, []
+    while done < count:
+        out = subprocess.run(
+            [sys.executable, "-m", "bench.load", kind, f"127.0.0.1:{OURS}", "64", "40", "1", "100", ""],
+            capture_output=True,
+            check=True,
+            cwd=HERE.parent,
+        )
+        result = json.loads(out.stdout)
+        if result["failed"]:
+            raise SystemExit(f"RPCs failed: {result['statuses']}")
+        done += result["n"]
+        if done >= len(found) * count / 10:
+            found.append(round(rss_mib(pid), 1))
+    return found
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.memory", description=__doc__)
     parser.add_argument("--streams", type=int, default=10_000)
     parser.add_argument("--connections", type=int, default=5_000)
+    parser.add_argument("--rpcs", type=int, default=1_000_000)
+    parser.add_argument("--cancelled", type=int, default=100_000)
     args = parser.parse_args()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4 * args.connections)), hard))
@@ -157,12 +179,16 @@ def main() -> int:
         try:
             time.sleep(2)
             figures = asyncio.run(measure(sidecar.pid, args.streams, args.connections))
+            over = {
+                f"{args.rpcs} RPCs": grow(sidecar.pid, "load", args.rpcs),
+                f"{args.cancelled} cancelled RPCs": grow(sidecar.pid, "cancel", args.cancelled),
+            }
         finally:
             sidecar.terminate()
             echo.terminate()
             sidecar.wait(30)
             echo.wait(10)
-    print(json.dumps({"streams": args.streams, "connections": args.connections, "rss MiB": figures}))
+    print(json.dumps({"streams": args.streams, "connections": args.connections, "rss MiB": figures, "over": over}))
     return 0 if figures["streams"] - figures["idle"] <= 60 * args.streams / 10_000 else 1
 
 
