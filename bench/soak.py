@@ -1,4 +1,5 @@
-"""A long run: all kinds of RPCs through two sidecars, with cancellations, reloads and agents that are restarted; nothing may be left.
+"""A long run: all kinds of RPCs through two sidecars; nothing may be left. Meanwhile callers cancel and have no time, faults are
+injected, configurations are reloaded, certificates rotated, the agent is restarted.
 
     make soak                      (SOAK_SECONDS=600)
     python -m bench.soak --seconds 120
@@ -29,8 +30,9 @@ from tests.journeys.agent_process import AgentProcess
 from tests.journeys.pair import Pair
 from tests.support.processes import Sidecar
 
-# What a restarted agent, a cancelled call and a short deadline explain.
-EXPLAINED = {"OK", "CANCELLED", "UNAVAILABLE", "DEADLINE_EXCEEDED", "ended meanwhile"}
+# What a restarted agent, a cancelled call, a short deadline and an injected fault explain.
+EXPLAINED = {"OK", "CANCELLED", "UNAVAILABLE", "DEADLINE_EXCEEDED", "DATA_LOSS", "ended meanwhile"}
+FAULTS = "policies: {fault: {abort: {percent: 1, status: DATA_LOSS}, delay: {percent: 1, for: 20ms}}}"
 SLOPE = 0.5
 """MiB per minute that are still called flat, over the second half of the run."""
 
@@ -55,6 +57,9 @@ class Traffic:
         self.random = random.Random(seed)
         self.ends: Counter[str] = Counter()
         self.running = True
+        # The agent is being restarted, and nobody has reached it since.
+        self.excused = False
+        self.restarting = False
 
     async def caller(self) -> None:
         async with grpc.aio.insecure_channel(self.address, [("grpc.enable_retries", 0)]) as channel:
@@ -62,15 +67,22 @@ class Traffic:
             calls = [self.unary, self.stream, self.ingest, self.converse, self.cancelled, self.hurried]
             while self.running:
                 kind = self.random.choice(calls)
+                excused = self.excused
                 try:
                     await kind(stub)
                     self.ends["OK"] += 1
+                    if kind == self.unary:
+                        self.excused = self.restarting
                 except grpc.aio.AioRpcError as error:
                     name = error.code().name
                     if error.details() == "Internal error from Core":
                         # How grpc.aio tells of a refusal that comes while it still writes (grpc/grpc#36066).
                         name = "ended meanwhile"
+                    if name == "UNAVAILABLE" and not (excused or self.excused):
+                        name = "UNAVAILABLE, and the agent is up"
                     self.ends[name if name in EXPLAINED else f"{name}: {error.details()}"] += 1
+                    if name == "UNAVAILABLE":
+                        await asyncio.sleep(0.1)
                 except asyncio.CancelledError:
                     if not self.running:
                         raise
@@ -119,39 +131,44 @@ class Traffic:
         await stub.Execute(pb.ExecuteRequest(**query("SELECT 1")), timeout=0.003)
 
 
-async def disturb(pair: Pair, agent: AgentProcess, counts: Counter[str], pause: float) -> None:
-    """Reload both sidecars, and restart the agent now and then."""
+async def disturb(pair: Pair, agent: AgentProcess, traffic: Traffic, counts: Counter[str], pause: float) -> None:
+    """Rotate certificates and reload both sidecars, and restart the agent now and then."""
     turn = 0
     while True:
         await asyncio.sleep(pause)
         turn += 1
+        for name in ("server", "client"):
+            pair.pki.leaf(name, generation=turn + 1)
+        counts["rotations"] += 2
         for sidecar in (pair.inbound, pair.outbound):
             text = sidecar.path.read_text()
             sidecar.path.write_text(f"{text.split('# turn')[0].rstrip()}\n# turn {turn}\n")
         counts["reloads"] += 2
         if turn % 4 == 0:
+            traffic.excused = traffic.restarting = True
             await asyncio.to_thread(agent.stop)
             await asyncio.to_thread(agent.start)
+            traffic.restarting = False
             counts["restarts"] += 1
 
 
-def left(sidecar: Sidecar) -> float:
-    """RPCs that the sidecar still counts as running."""
+def total(sidecar: Sidecar, name: str, label: str = "") -> int:
+    """The sum of a metric's samples, of those with `label`."""
     status, page = sidecar.get("/metrics")
     assert status == 200, page
-    found = [line for line in page.splitlines() if line.startswith("sidecar_rpcs_active")]
-    return sum(float(line.rsplit(" ", 1)[1]) for line in found)
+    found = [line for line in page.splitlines() if line.startswith(name) and label in line]
+    return round(sum(float(line.rsplit(" ", 1)[1]) for line in found))
 
 
 async def run(folder: Path, seconds: float, callers: int) -> dict:
     counts: Counter[str] = Counter()
-    with AgentProcess() as agent, Pair(folder, agent.address) as pair:
+    with AgentProcess() as agent, Pair(folder, agent.address, top=FAULTS) as pair:
         sidecars = {"inbound": pair.inbound, "outbound": pair.outbound}
         traffic = Traffic(pair.address, 1)
         tasks = [asyncio.create_task(traffic.caller()) for _ in range(callers)]
         await asyncio.sleep(min(10.0, seconds / 6))
         before = {name: descriptors(each) for name, each in sidecars.items()}
-        trouble = asyncio.create_task(disturb(pair, agent, counts, max(2.0, seconds / 60)))
+        trouble = asyncio.create_task(disturb(pair, agent, traffic, counts, max(2.0, seconds / 60)))
         samples: dict[str, list[tuple[float, float]]] = {name: [] for name in sidecars}
         began = time.monotonic()
         while (now := time.monotonic() - began) < seconds:
@@ -175,7 +192,10 @@ async def run(folder: Path, seconds: float, callers: int) -> dict:
             "rss MiB": {name: [round(each[0][1], 1), round(each[-1][1], 1)] for name, each in samples.items()},
             "MiB per minute, second half": {name: slope(each[len(each) // 2 :]) for name, each in samples.items()},
             "descriptors": {name: [before[name], descriptors(each)] for name, each in sidecars.items()},
-            "RPCs left": {name: left(each) for name, each in sidecars.items()},
+            "RPCs left": {name: total(each, "sidecar_rpcs_active") for name, each in sidecars.items()},
+            "aborted on purpose": sum(
+                total(each, "sidecar_faults_total", 'kind="abort"') for each in sidecars.values()
+            ),
         }
 
 
@@ -196,7 +216,10 @@ def main() -> int:
         found = asyncio.run(run(Path(made), args.seconds, args.callers))
     print(json.dumps(found, indent=2))
     problems = [end for end in found["ends"] if end not in EXPLAINED]
-    problems += [f"{name}: {count:g} RPCs are left" for name, count in found["RPCs left"].items() if count]
+    if found["ends"].get("DATA_LOSS", 0) > found["aborted on purpose"]:
+        # Fewer are seen: some callers had gone by then.
+        problems.append("more RPCs were aborted than faults injected")
+    problems += [f"{name}: {count} RPCs are left" for name, count in found["RPCs left"].items() if count]
     problems += [
         f"{name}: memory grows by {rate} MiB a minute"
         for name, rate in found["MiB per minute, second half"].items()

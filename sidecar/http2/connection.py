@@ -26,6 +26,11 @@ _RESPONSE_PSEUDO = frozenset({b":status"})
 _SUSPECT = _CONNECTION_SPECIFIC | {b"te", b"content-length"}
 
 _RESET_IDS_KEPT = 1024
+_RESET_AT_ONCE = 10
+"""What a reset costs that comes together with its request: no caller does that often, and the request has cost us work."""
+_UPDATE = 0.2
+"""What a WINDOW_UPDATE costs that nothing we sent explains."""
+_UPDATES_SAVED = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +60,9 @@ class Connection:
         "_block_size",
         "_blocks",
         "_decoder",
+        "_fresh_after",
         "_goaway_limit",
+        "_granted",
         "_growth",
         "_last_peer_id",
         "_limits",
@@ -72,7 +79,10 @@ class Connection:
         "_starved",
         "_table_is_off",
         "_tail",
+        "_tail_at",
         "_unacked",
+        "_update_credit",
+        "_updates_earned",
         "accept",
         "backlog",
         "blocked",
@@ -131,7 +141,7 @@ class Connection:
         self.out: list[bytes | memoryview] = []
         self.dirty = False
         self.blocked = False
-        # Streams by id, and those with unsent DATA in the order in which they get their turn.
+        # Streams by id, and those with unsent DATA and a window for it, in the order in which they get their turn.
         self.streams: dict[int, Stream] = {}
         self.backlog: dict[Stream, None] = {}
         self.now = 0.0
@@ -156,11 +166,13 @@ class Connection:
         self._starved = False
         # Reading.
         self._tail = b""
+        self._tail_at = 0
         self._preface_left = frames.PREFACE if self.is_server else b""
         self._block_parts: list[bytes] | None = None
         self._block_size = 0
         self._block_since = 0.0
         self._last_peer_id = 0
+        self._fresh_after = 0
         self._next_id = 1
         self._goaway_limit = frames.LARGEST_STREAM_ID
         self._reset_ids: dict[int, None] = {}
@@ -170,6 +182,10 @@ class Connection:
         self._patience_at = 0.0
         self._reset_budget = limits.patience
         self._reset_budget_at = 0.0
+        # WINDOW_UPDATEs that DATA and streams explain, and how many of both there had been when that was last looked at.
+        self._granted = frames.DEFAULT_WINDOW
+        self._update_credit = 0
+        self._updates_earned = 0
         self.draining = False
         self.closed = False
         self.fault: ConnectionFault | None = None
@@ -336,14 +352,7 @@ class Connection:
         """Give each stream with unsent DATA one frame at a time, in turn, as far as the windows go."""
         backlog = self.backlog
         while backlog and self.send_window > 0 and not self.blocked:
-            moved = False
-            for stream in list(backlog):
-                if stream in backlog:
-                    moved = self._pump_frame(stream) or moved
-                if self.send_window <= 0 or self.blocked:
-                    break
-            if not moved:
-                return
+            self._pump_frame(next(iter(backlog)))
 
     def pump_one(self, stream: Stream) -> bool:
         """Try to send what `send_data` has just queued; True = all of it, and nothing is left waiting."""
@@ -359,25 +368,31 @@ class Connection:
             stream.on_drained(sent)
         return False
 
-    def _pump_frame(self, stream: Stream) -> bool:
+    def _pump_frame(self, stream: Stream) -> None:
         size = self._pump_some(stream)
         if size > 0:
             stream.on_drained(size)
         # Round robin: whoever has had a turn goes to the end.
-        if stream in self.backlog and size >= 0:
+        if stream in self.backlog:
             del self.backlog[stream]
             self.backlog[stream] = None
-        return size >= 0
 
     def _pump_some(self, stream: Stream) -> int:
-        """Send one DATA frame of the backlog of `stream`: its size, or -1 when a window is closed."""
+        """Send one DATA frame of the backlog of `stream`: its size, or -1 when a window is closed.
+
+        A stream whose own window is closed leaves the backlog until that opens: a peer that stalls a thousand streams must
+        not make us look at all of them whenever it has a byte to spare.
+        """
         pending = stream.pending
         if not pending:
+            self.backlog.pop(stream, None)
             return -1
         payload, end_stream = pending[0]
         available = len(payload)
         size = min(available, stream.send_window, self.send_window, self.peer_max_frame)
         if available and size <= 0:
+            if stream.send_window <= 0:
+                self.backlog.pop(stream, None)
             return -1
         if size < available:
             view = memoryview(payload)
@@ -410,24 +425,40 @@ class Connection:
 
     # ── receiving ──
 
-    def receive(self, data: bytes, now: float) -> None:
-        """Take bytes that the peer sent at time `now` (monotonic seconds). Never raises on what a peer does."""
+    def receive(self, data: bytes, now: float, step: int = 0) -> bool:
+        """Take bytes that the peer sent at time `now` (monotonic seconds). Never raises on what a peer does.
+
+        With a `step`, only frames that begin within so many bytes are read: True = there are more, and `proceed` goes on.
+        """
         if self.closed:
-            return
-        self.now = now
+            return False
         if self._tail:
-            data = self._tail + data
-            self._tail = b""
+            data = self._tail[self._tail_at :] + data
+        return self._take(data, 0, now, step)
+
+    def proceed(self, now: float, step: int = 0) -> bool:
+        """Go on with what `receive` has left. True = there is still more."""
+        if self.closed:
+            return False
+        return self._take(self._tail, self._tail_at, now, step)
+
+    def _take(self, data: bytes, position: int, now: float, step: int) -> bool:
+        self.now = now
+        self._fresh_after = self._last_peer_id
+        self._tail = b""
+        self._tail_at = 0
         try:
             if self._preface_left:
                 data = self._read_preface(data)
-            self._read_frames(data)
+            more = self._read_frames(data, position, step)
         except ConnectionFault as fault:
-            self.fault = fault
+            # Without its traceback: that would keep `data`, and us, until the next full collection.
+            self.fault = fault.with_traceback(None)
             self.close(fault.code, fault.reason)
-            return
+            return False
         if self._unacked * 2 >= self.stream_window * 4:
             self._credit_connection()
+        return more
 
     def _read_preface(self, data: bytes) -> bytes:
         left = self._preface_left
@@ -437,12 +468,19 @@ class Connection:
         self._preface_left = left[size:]
         return data[size:]
 
-    def _read_frames(self, data: bytes) -> None:
-        """Find the frames in `data`, keep an unfinished one for the next time. DATA is handled here: the hot path."""
-        position, end = 0, len(data)
+    def _read_frames(self, data: bytes, position: int, step: int) -> bool:
+        """Find the frames in `data`, keep the rest for the next time; True = not only an unfinished frame is left.
+
+        DATA is handled here: the hot path.
+        """
+        end = len(data)
+        # A frame that begins before this is read now.
+        last = end - 8
+        if 0 < step < last - position:
+            last = position + step
         streams = self.streams
         max_frame = self._limits.max_frame
-        while end - position >= 9:
+        while position < last:
             high, low, kind, flags, stream_id = unpack_header(data, position)
             length = high << 8 | low
             if length > max_frame:
@@ -500,9 +538,14 @@ class Connection:
             else:
                 self._read_other(kind, flags, stream_id & 0x7FFFFFFF, data[start:stop])
             if self.closed:
-                return
+                return False
+        if last <= position < end - 8:
+            self._tail = data
+            self._tail_at = position
+            return True
         if position < end:
             self._tail = data[position:]
+        return False
 
     def _content_fits(self, stream: Stream, size: int, ends: int) -> bool:
         """RFC 9113 §8.1.1: a content-length that differs from the sum of the DATA frames is malformed."""
@@ -756,9 +799,11 @@ class Connection:
         if len(payload) != 4:
             raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "WINDOW_UPDATE must have 4 bytes")
         increment = unpack_long(payload, 0)[0] & 0x7FFFFFFF
+        self._spend_update()
         if stream_id == 0:
             if increment == 0:
                 raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a window increment of 0")
+            self._granted += increment
             self.send_window += increment
             if self.send_window > frames.LARGEST_WINDOW:
                 raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "the connection window overflows")
@@ -769,7 +814,6 @@ class Connection:
         if stream is None:
             if self._is_idle(stream_id):
                 raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE on a stream that was never opened")
-            self._lose_patience(0.1, "WINDOW_UPDATE on streams that have ended")
             return
         if increment == 0:
             self._peer_broke_stream(stream, ErrorCode.PROTOCOL_ERROR)
@@ -777,8 +821,20 @@ class Connection:
         stream.send_window += increment
         if stream.send_window > frames.LARGEST_WINDOW:
             self._peer_broke_stream(stream, ErrorCode.FLOW_CONTROL_ERROR)
-        elif stream.pending is not None:
+        elif stream.pending is not None and stream.send_window > 0:
+            self.backlog[stream] = None
             self.pump()
+
+    def _spend_update(self) -> None:
+        """A peer may send as many WINDOW_UPDATEs as it got bytes of DATA and opened streams; more are a flood (CVE-2019-9511, 9517)."""
+        earned = self._granted - self.send_window + self._last_peer_id + self._next_id
+        if earned != self._updates_earned:
+            self._update_credit = min(self._update_credit + earned - self._updates_earned, _UPDATES_SAVED)
+            self._updates_earned = earned
+        if self._update_credit > 0:
+            self._update_credit -= 1
+        else:
+            self._lose_patience(_UPDATE, "WINDOW_UPDATE")
 
     def _read_rst_stream(self, stream_id: int, payload: bytes) -> None:
         if len(payload) != 4:
@@ -790,7 +846,7 @@ class Connection:
             self._lose_patience(0.1, "RST_STREAM on streams that have ended")
             return
         if self.is_server:
-            self._spend_reset()
+            self._spend_reset(_RESET_AT_ONCE if stream_id > self._fresh_after else 1)
         stream.remote_closed = stream.local_closed = True
         if stream.pending is not None:
             stream.pending = None
@@ -799,12 +855,12 @@ class Connection:
         if self.draining and not self.streams and not self.closed:
             self._drained()
 
-    def _spend_reset(self) -> None:
+    def _spend_reset(self, cost: int) -> None:
         """CVE-2023-44487: each reset stream has cost us work; a peer gets only so many per second."""
         limits = self._limits
         budget = self._reset_budget + (self.now - self._reset_budget_at) * limits.resets_per_second
         self._reset_budget_at = self.now
-        self._reset_budget = min(budget, limits.patience) - 1
+        self._reset_budget = min(budget, limits.patience) - cost
         if self._reset_budget < 0:
             raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "streams are opened and reset too fast")
 
@@ -834,8 +890,18 @@ class Connection:
             raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS must have a multiple of 6 bytes")
         if self.got_settings:
             self._lose_patience(1 + len(payload) // 60, "SETTINGS")
+        # Once per frame, whatever it says how often: each change is work for every open stream.
+        window = self.peer_initial_window
         for offset in range(0, len(payload), 6):
-            self._apply_setting(*unpack_setting(payload, offset))
+            key, value = unpack_setting(payload, offset)
+            if key == frames.INITIAL_WINDOW_SIZE:
+                if value > frames.LARGEST_WINDOW:
+                    raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "SETTINGS_INITIAL_WINDOW_SIZE above 2^31-1")
+                window = value
+            else:
+                self._apply_setting(key, value)
+        if window != self.peer_initial_window:
+            self._move_windows(window)
         self.out.append(frames.SETTINGS_ACK)
         self._wake()
         if not self.got_settings:
@@ -860,16 +926,6 @@ class Connection:
     def _apply_setting(self, key: int, value: int) -> None:
         if key == frames.HEADER_TABLE_SIZE:
             self.owes_table_update = True
-        elif key == frames.INITIAL_WINDOW_SIZE:
-            if value > frames.LARGEST_WINDOW:
-                raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "SETTINGS_INITIAL_WINDOW_SIZE above 2^31-1")
-            # RFC 9113 §6.9.2: open streams move by the difference and may become negative.
-            change = value - self.peer_initial_window
-            self.peer_initial_window = value
-            for stream in self.streams.values():
-                stream.send_window += change
-                if stream.send_window > frames.LARGEST_WINDOW:
-                    raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "a stream window overflows")
         elif key == frames.MAX_FRAME_SIZE:
             if not frames.DEFAULT_MAX_FRAME <= value <= frames.LARGEST_MAX_FRAME:
                 raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "SETTINGS_MAX_FRAME_SIZE out of its range")
@@ -878,6 +934,18 @@ class Connection:
             self.peer_max_streams = value
         elif key == frames.ENABLE_PUSH and (value > 1 or (value and not self.is_server)):
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "SETTINGS_ENABLE_PUSH must be 0 or 1")
+
+    def _move_windows(self, window: int) -> None:
+        """RFC 9113 §6.9.2: open streams move by the difference and may become negative."""
+        self._lose_patience(len(self.streams) // 100, "SETTINGS")
+        change = window - self.peer_initial_window
+        self.peer_initial_window = window
+        for stream in self.streams.values():
+            stream.send_window += change
+            if stream.send_window > frames.LARGEST_WINDOW:
+                raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "a stream window overflows")
+            if stream.pending is not None and stream.send_window > 0:
+                self.backlog[stream] = None
 
     def _read_goaway(self, stream_id: int, payload: bytes) -> None:
         if stream_id:

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 _AGE_JITTER = 0.1
 """gRFC A9: connections that began together must not end together."""
 
+_ACCEPTED_AT_ONCE = 4
+"""Connections per loop turn: each costs as much as several RPCs, and those of others are not to wait for a crowd at the door."""
+
 
 @dataclass(frozen=True, slots=True)
 class ListenerOptions:
@@ -93,7 +96,7 @@ class Listener:
         self._loop.add_reader(self._listening.fileno(), self._accept)
 
     def _accept(self) -> None:
-        for _ in range(64):
+        for _ in range(_ACCEPTED_AT_ONCE):
             try:
                 accepted, _address = self._listening.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -12,19 +13,51 @@ if TYPE_CHECKING:
 
 _HIGH_WATER = 512 * 1024
 _LOW_WATER = 128 * 1024
+_STEP = 2048
+"""Bytes of frames between two looks at the clock; few enough that what begins in them takes no longer than a slice."""
+_SLICE = 0.002
+"""Seconds that the frames of one connection may take in a loop turn while others wait; beyond it they take turns."""
 _STUCK = 4 * 1024 * 1024
 """Bytes that may be written after high water, before the connection is cut: only control frames are, as DATA stops there."""
 
 
 class Flusher:
-    """Writes every connection that has output, once per loop turn: many frames, many streams, one system call."""
+    """Writes every connection that has output, once per loop turn: many frames, many streams, one system call.
 
-    __slots__ = ("_call_soon", "_dirty", "_scheduled")
+    Connections with more input than fits into a slice go on here, all of them together for one slice per loop turn, so that
+    one that sends as fast as it can takes little from those that do not.
+    """
+
+    __slots__ = ("_behind", "_call_soon", "_dirty", "_scheduled")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._call_soon = loop.call_soon
         self._dirty: list[Socket] = []
         self._scheduled = False
+        self._behind: deque[Socket] = deque()
+
+    @property
+    def is_behind(self) -> bool:
+        """Does any connection wait with input that has been read from its socket?"""
+        return bool(self._behind)
+
+    def later(self, socket: Socket) -> None:
+        """Go on with the input of `socket` from the next loop turn on."""
+        self._behind.append(socket)
+        if len(self._behind) == 1:
+            self._call_soon(self._catch_up)
+
+    def _catch_up(self) -> None:
+        behind = self._behind
+        ends = behind[0].clock() + _SLICE
+        while behind:
+            socket = behind.popleft()
+            if socket.catch_up():
+                behind.append(socket)
+            if socket.clock() >= ends:
+                break
+        if behind:
+            self._call_soon(self._catch_up)
 
     def add(self, socket: Socket) -> None:
         self._dirty.append(socket)
@@ -36,13 +69,17 @@ class Flusher:
         self._scheduled = False
         dirty, self._dirty = self._dirty, []
         for socket in dirty:
-            socket.flush()
+            try:
+                socket.flush()
+            except Exception as error:
+                # A transport can be gone before we are told so. That is the end of this one; the others must be written.
+                socket.broken(error)
 
 
 class Socket(asyncio.Protocol):
     """One transport with its connection. `made` is called with the ready transport and returns the connection, or None to close."""
 
-    __slots__ = ("_clock", "_flusher", "_made", "_on_lost", "_unread", "connection", "transport")
+    __slots__ = ("_behind", "_flusher", "_made", "_on_lost", "_paused", "_unread", "clock", "connection", "transport")
 
     def __init__(
         self,
@@ -52,11 +89,14 @@ class Socket(asyncio.Protocol):
         on_lost: Callable[[Exception | None], None],
     ) -> None:
         self._flusher = flusher
-        self._clock = clock
+        self.clock = clock
         self._made = made
         self._on_lost = on_lost
         # Bytes written since the peer stopped reading.
         self._unread = 0
+        # Input waits for its turn; and so much of it that no more is read.
+        self._behind = False
+        self._paused = False
         self.transport: Any = None
         self.connection: Connection | None = None
 
@@ -86,6 +126,14 @@ class Socket(asyncio.Protocol):
         if connection.closed:
             transport.close()
 
+    def broken(self, error: Exception) -> None:
+        """Writing failed: end at once."""
+        connection = self.connection
+        if connection is not None:
+            connection.out.clear()
+            connection.lost()
+        self.transport.abort()
+
     def close(self) -> None:
         """Write what waits, then close."""
         self.flush()
@@ -104,8 +152,36 @@ class Socket(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         connection = self.connection
-        if connection is not None:
-            connection.receive(data, self._clock())
+        if connection is None:
+            return
+        began = self.clock()
+        if not connection.receive(data, began, _STEP):
+            return
+        if self._behind:
+            if not self._paused:
+                self._paused = True
+                self.transport.pause_reading()
+            return
+        if not self._flusher.is_behind:
+            while (now := self.clock()) - began < _SLICE:
+                if not connection.proceed(now, _STEP):
+                    return
+        self._behind = True
+        self._flusher.later(self)
+
+    def catch_up(self) -> bool:
+        """Go on with what waits, for one step; True = more is waiting."""
+        connection = self.connection
+        if not self._behind or connection is None:
+            return False
+        if connection.proceed(self.clock(), _STEP):
+            return True
+        self._behind = False
+        if self._paused:
+            self._paused = False
+            if not self.transport.is_closing():
+                self.transport.resume_reading()
+        return False
 
     def eof_received(self) -> bool:
         return False
@@ -120,6 +196,11 @@ class Socket(asyncio.Protocol):
             self.connection.unblock()
 
     def connection_lost(self, error: Exception | None) -> None:
-        if self.connection is not None:
-            self.connection.lost()
+        connection = self.connection
+        if connection is not None:
+            if self._behind and not connection.is_server:
+                # Answers that have arrived are answers. Requests of a caller who is gone are not worth the work.
+                connection.proceed(self.clock())
+            self._behind = False
+            connection.lost()
         self._on_lost(error)
