@@ -8,7 +8,7 @@ DEV_STAMP := $(VENV)/.installed-dev
 JOBS ?= 2
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help install install-dev demo demo-live test lint fuzz bench bench-agent soak hostile wheel compiled test-compiled protos docs lock clean
+.PHONY: help install install-dev demo demo-live test lint fuzz bench bench-agent bench-picture soak hostile wheel compiled test-compiled protos docs lock clean
 
 help:
 	@echo "make demo       everything on this machine, end to end: real processes, certificates, RPCs; under a minute"
@@ -66,6 +66,10 @@ lint: install-dev
 
 bench: install
 	@$(BIN)/python -m bench $(BENCH_ARGS)
+
+# The table of docs/performance.md, and its picture.
+bench-picture: install
+	@$(BIN)/python -m bench.picture
 
 # Minutes of mixed traffic with faults, reloads and restarts; nothing may be left, nothing may grow.
 soak: install-dev

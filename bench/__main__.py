@@ -95,7 +95,7 @@ def measure(command: list[str], port: int, args: argparse.Namespace, folder: Pat
             proxy.wait()
 
 
-def main() -> int:
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--mtls", action="store_true", help="with client certificates")
     parser.add_argument("--config", default="relay", help="which of bench/*.yaml")
@@ -108,7 +108,18 @@ def main() -> int:
     parser.add_argument("--bytes", type=int, default=100)
     parser.add_argument("--concurrency", type=int, default=64)
     parser.add_argument("--connections", type=int, default=4)
-    args = parser.parse_args()
+    return parser
+
+
+def main() -> int:
+    args = parser().parse_args()
+    figures = compare(args)
+    table(figures, "message" if args.streams else "RPC")
+    return 1 if any(run.get("failed") for run in figures["sidecar"]) else 0
+
+
+def compare(args: argparse.Namespace) -> dict[str, list[dict]]:
+    """By proxy, what each round measured."""
     folder = Path(tempfile.mkdtemp(prefix="sidecar-bench-"))
     make_certificates(folder)
     config = our_config(args.config, folder, tls=args.mtls, store=args.store)
@@ -128,9 +139,8 @@ def main() -> int:
                     figures[name].append(measure(command, port, args, folder))
         finally:
             echo.terminate()
-    table(figures, "message" if args.streams else "RPC")
     shutil.rmtree(folder, ignore_errors=True)
-    return 1 if any(run.get("failed") for run in figures["sidecar"]) else 0
+    return figures
 
 
 def table(figures: dict[str, list[dict]], what: str) -> None:
