@@ -30,6 +30,7 @@ _RESET_AT_ONCE = 10
 """What a reset costs that comes together with its request: no caller does that often, and the request has cost us work."""
 _UPDATE = 0.2
 """What a WINDOW_UPDATE costs that nothing we sent explains."""
+_UPDATES_AT_FIRST = 100
 _UPDATES_SAVED = 10_000
 
 
@@ -184,7 +185,7 @@ class Connection:
         self._reset_budget_at = 0.0
         # WINDOW_UPDATEs that DATA and streams explain, and how many of both there had been when that was last looked at.
         self._granted = frames.DEFAULT_WINDOW
-        self._update_credit = 0
+        self._update_credit = _UPDATES_AT_FIRST
         self._updates_earned = 0
         self.draining = False
         self.closed = False
@@ -937,7 +938,8 @@ class Connection:
 
     def _move_windows(self, window: int) -> None:
         """RFC 9113 §6.9.2: open streams move by the difference and may become negative."""
-        self._lose_patience(len(self.streams) // 100, "SETTINGS")
+        if self.streams:
+            self._lose_patience(len(self.streams) / 100, "SETTINGS")
         change = window - self.peer_initial_window
         self.peer_initial_window = window
         for stream in self.streams.values():
