@@ -110,7 +110,8 @@ docs: install
 
 lock: install-dev
 	@$(PIP) install uv
-	@for set in "dev --extra dev" "compile --extra compile" "run --extra agent --extra jwt --extra redis --extra uvloop --extra otel requirements/build.in"; do \
+	@for set in "dev --extra dev" "compile --extra compile" "run --extra agent --extra jwt --extra redis --extra uvloop --extra otel requirements/build.in" \
+	  "sidecar --extra jwt --extra redis --extra uvloop --extra otel -c requirements/run.txt" "agent --extra agent --extra otel -c requirements/run.txt"; do \
 	  name=$${set%% *}; rest=$${set#* }; \
 	  $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	    --no-emit-find-links --no-annotate --custom-compile-command "make lock" pyproject.toml $$rest -o requirements/$$name.txt; \
