@@ -38,13 +38,13 @@ class Rpc(Stream):
 
     def on_headers(self, headers, end_stream):
         if end_stream:
-            self.peer.ended(self, headers.get(b"grpc-status"))
+            self.peer.ended(self, headers.get(b"grpc-status"), headers.get(b"grpc-message"))
 
     def on_data(self, payload, end_stream):
         self.consume(len(payload))
 
     def on_trailers(self, headers):
-        self.peer.ended(self, headers.get(b"grpc-status"))
+        self.peer.ended(self, headers.get(b"grpc-status"), headers.get(b"grpc-message"))
 
     def on_reset(self, code):
         self.peer.ended(self, b"reset %d" % code)
@@ -98,11 +98,11 @@ class Steady:
         rpc.send_headers(REQUEST + encode_field(b"x-request-id", b"%032x" % self.serial)[2])
         rpc.send_data(MESSAGE, True)
 
-    def ended(self, rpc: Rpc, status: bytes | None) -> None:
+    def ended(self, rpc: Rpc, status: bytes | None, message: bytes | None = None) -> None:
         if status == b"0":
             self.latencies.append(time.perf_counter() - rpc.due)
         else:
-            self.fail((status or b"no status").decode())
+            self.fail(b" ".join((status or b"no status", message or b"")).decode("latin-1").rstrip())
 
     def fail(self, why: str) -> None:
         self.failures[why] = self.failures.get(why, 0) + 1

@@ -256,6 +256,7 @@ class Connection:
             return
         self.closed = True
         self._tail = b""
+        self._block_parts = None
         streams = list(self.streams.values())
         self.streams.clear()
         self.backlog.clear()
@@ -454,7 +455,8 @@ class Connection:
                 data = self._read_preface(data)
             more = self._read_frames(data, position, step)
         except ConnectionFault as fault:
-            # Without its traceback: that would keep `data`, and us, until the next full collection.
+            # Without traceback and context: those would keep `data`, and us, until the next full collection.
+            fault.__context__ = None
             self.fault = fault.with_traceback(None)
             self.close(fault.code, fault.reason)
             return False
