@@ -109,7 +109,7 @@ class Upstream:
         if self._refusal(made.transport) is not None:
             return None
         self._socket = made
-        connection = Connection(accept=None, wake=made.wake, limits=self._options.limits, owner=self)
+        connection = Connection(accept=None, wake=made.wake, limits=self._options.limits)
         connection.on_settings = self._settled
         connection.on_going_away = self._going_away
         connection.on_idle = self._drained

@@ -101,7 +101,6 @@ class Connection:
         "on_settings",
         "out",
         "owes_table_update",
-        "owner",
         "peer_initial_window",
         "peer_max_frame",
         "peer_max_streams",
@@ -120,13 +119,11 @@ class Connection:
         wake: Callable[[], None],
         limits: Limits | None = None,
         decoder: Decoder | None = None,
-        owner: object = None,
     ) -> None:
         limits = limits or Limits()
         self.is_server = accept is not None
         self.accept = accept
         self.wake = wake
-        self.owner = owner
         # Called by us, set by the owner: all streams gone while draining · closed for good · peer sent GOAWAY · first SETTINGS.
         self.on_idle: Callable[[], None] = _nothing
         self.on_closed: Callable[[], None] = _nothing
@@ -265,6 +262,11 @@ class Connection:
             stream.pending = None
             stream.on_reset(CONNECTION_LOST)
         self.on_closed()
+
+    def release(self) -> None:
+        """The transport is gone for good: nothing leads back to the owner, so that all of it is freed at once."""
+        self.accept = None
+        self.wake = self.on_idle = self.on_closed = self.on_going_away = self.on_settings = _nothing
 
     def unblock(self) -> None:
         """The transport takes bytes again."""
@@ -438,6 +440,12 @@ class Connection:
         if self._tail:
             data = self._tail[self._tail_at :] + data
         return self._take(data, 0, now, step)
+
+    def hold(self, data: bytes) -> None:
+        """Keep bytes that the peer sent for `proceed`."""
+        if not self.closed:
+            self._tail = self._tail[self._tail_at :] + data
+            self._tail_at = 0
 
     def proceed(self, now: float, step: int = 0) -> bool:
         """Go on with what `receive` has left. True = there is still more."""

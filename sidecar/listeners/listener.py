@@ -293,9 +293,8 @@ class Inlet:
             return None
         self._socket = made
         self.peer = peer = self._identify(made.transport, tls)
-        connection = Connection(accept=self._call, wake=made.wake, limits=options.limits, owner=peer)
+        connection = Connection(accept=self._call, wake=made.wake, limits=options.limits)
         connection.on_idle = self._idle
-        peer.connection = connection
         self.connection = connection
         if options.max_connection_age:
             jitter = listener.runtime.random.uniform(1 - _AGE_JITTER, 1 + _AGE_JITTER)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from sidecar.proxy.rejection import Reason, Rejection
 
 if TYPE_CHECKING:
-    from sidecar.http2.connection import Connection
     from sidecar.identity.certificate import CertificateFacts
     from sidecar.proxy.edge import Edge
 
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
 class Peer:
     """A caller. `to_agent`: the encoded fields that tell the agent who it is."""
 
-    __slots__ = ("address", "certificate", "connection", "edge", "ends", "identity", "refused", "to_agent")
+    __slots__ = ("address", "certificate", "edge", "ends", "identity", "refused", "to_agent")
 
     def __init__(
         self,
@@ -36,7 +35,6 @@ class Peer:
         self.to_agent = to_agent
         self.ends = ends
         self.refused = refused
-        self.connection: Connection | None = None
 
     def refusal(self, now: float) -> Rejection | None:
         """Per RPC, not only at the handshake: a connection may outlive the validity of its certificate."""

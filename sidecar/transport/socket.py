@@ -17,7 +17,9 @@ _LOW_WATER = 128 * 1024
 _STEP = 2048
 """Bytes of frames between two looks at the clock; few enough that what begins in them takes no longer than a slice."""
 _SLICE = 0.002
-"""Seconds that the frames of one connection may take in a loop turn while others wait; beyond it they take turns."""
+"""Seconds that what was read from one connection may take before others get their turn."""
+_SHARE = 0.001
+"""Seconds per loop turn for all those together whose input took longer than a slice."""
 _STUCK = 4 * 1024 * 1024
 """Bytes that may be written after high water, before the connection is cut: only control frames are, as DATA stops there."""
 
@@ -25,7 +27,7 @@ _STUCK = 4 * 1024 * 1024
 class Flusher:
     """Writes every connection that has output, once per loop turn: many frames, many streams, one system call.
 
-    Connections with more input than fits into a slice go on here, all of them together for one slice per loop turn, so that
+    Connections with more input than fits into a slice go on here, all of them together for one share of a loop turn, so that
     one that sends as fast as it can takes little from those that do not.
     """
 
@@ -50,7 +52,7 @@ class Flusher:
 
     def _catch_up(self) -> None:
         behind = self._behind
-        ends = behind[0].clock() + _SLICE
+        ends = behind[0].clock() + _SHARE
         while behind:
             socket = behind.popleft()
             if socket.catch_up():
@@ -155,22 +157,29 @@ class Socket(asyncio.Protocol):
         connection = self.connection
         if connection is None:
             return
-        began = self.clock()
-        if not connection.receive(data, began, _STEP):
-            return
         if self._behind:
+            connection.hold(data)
             if not self._paused:
                 self._paused = True
                 self.transport.pause_reading()
             return
-        if not self._flusher.behind:
-            while (now := self.clock()) - began < _SLICE:
-                if not connection.proceed(now, _STEP):
-                    return
-        elif connection.is_server and self._peer_is_gone():
-            self.transport.abort()
-            connection.lost()
-            return
+        if self._flusher.behind and len(data) > _STEP:
+            # Somebody floods, perhaps this one. Whoever sends little at a time is not made to wait for that.
+            if connection.is_server and self._peer_is_gone():
+                self.transport.abort()
+                connection.lost()
+                return
+            connection.hold(data)
+        else:
+            began = self.clock()
+            more = connection.receive(data, began, _STEP)
+            while more:
+                now = self.clock()
+                if now - began > _SLICE:
+                    break
+                more = connection.proceed(now, _STEP)
+            if not more:
+                return
         self._behind = True
         self._flusher.later(self)
 
@@ -224,3 +233,8 @@ class Socket(asyncio.Protocol):
             self._behind = False
             connection.lost()
         self._on_lost(error)
+        # What an ended connection holds is large, and cycles are looked for rarely: so there are none.
+        self.connection = None
+        del self._made, self._on_lost
+        if connection is not None:
+            connection.release()
