@@ -119,13 +119,19 @@ def _wait(
     ticket: list[Any] = []
     call.has_waited = True
     task = call.plan.runtime.spawn(later(ticket), f"call {call.path}")
-    # A task that is cancelled before its first step never gets to what it was to await.
-    task.add_done_callback(lambda _: pending.close())
+    task.add_done_callback(lambda _: _waited(pending, ticket))
     ticket.append(task)
     if call.waits is None:
         call.waits = ticket[:]
     else:
         call.waits.append(task)
+
+
+def _waited(pending: Coroutine[Any, Any, Any], ticket: list[Any]) -> None:
+    # A task that is cancelled before its first step never gets to what it was to await.
+    pending.close()
+    # It keeps the exception that ended it, whose frames hold the ticket: a cycle, and all of the call in it.
+    ticket.clear()
 
 
 def _resumed(call: Call, ticket: list[Any]) -> None:

@@ -11,10 +11,9 @@ from sidecar.grpc_wire.status import StatusCode
 from sidecar.http2.errors import ErrorCode
 from sidecar.policies.deadline import Deadline, DeadlineConfig
 from sidecar.policies.metrics import Metrics, NoConfig
-from sidecar.proxy.call import Call
 from sidecar.proxy.policy import Origin, Policy
 from sidecar.runtime import Runtime
-from tests.scenes.script import OK, Hooked, echo, finish, hooked, only_trailers, recorded, resets, silent
+from tests.scenes.script import OK, Hooked, calls_alive, echo, finish, hooked, only_trailers, recorded, resets, silent
 from tests.support.scene import Scene, refuse
 from tests.support.wire import RESPONSE, ScriptedStream, block, message
 
@@ -147,11 +146,6 @@ def test_each_ending_once(
     assert len(built.passing.ends) == asked
     assert scene.leaks() == []
     assert not scene.metrics.defects
-
-
-def calls_alive() -> int:
-    """As the collector counts them: compiled classes take no weak references."""
-    return sum(type(each) is Call for each in gc.get_objects())
 
 
 @CASES

@@ -11,7 +11,19 @@ import pytest
 from sidecar.grpc_wire.status import StatusCode
 from sidecar.http2.errors import ErrorCode
 from sidecar.proxy.rejection import Reason
-from tests.scenes.script import Gate, Hooked, echo, finish, hooked, reason, recorded, silent, turns, with_policies
+from tests.scenes.script import (
+    Gate,
+    Hooked,
+    calls_alive,
+    echo,
+    finish,
+    hooked,
+    reason,
+    recorded,
+    silent,
+    turns,
+    with_policies,
+)
 from tests.support.scene import Scene, refuse
 from tests.support.wire import RESPONSE, ScriptedStream, block, message
 
@@ -192,6 +204,30 @@ async def test_a_caller_that_leaves_before_the_first_step() -> None:
     assert gate.entered == 0
     assert tasks(scene) == 0
     assert scene.leaks() == []
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+async def test_nothing_is_left_of_a_call_that_ends_while_a_hook_waits(hook: str) -> None:
+    """Freed by reference counts alone: the collector is off."""
+    gate = Gate()
+    scene, _ = waiting_scene(hook, gate)
+    gc.collect()
+    gc.disable()
+    try:
+        caller = scene.call(body=b"hello")
+        await turns(scene)
+        assert gate.entered == 1
+        before = calls_alive()
+        caller.reset(ErrorCode.CANCEL)
+        scene.run()
+        await turns(scene)
+        assert gate.left_early == 1
+        del caller
+        scene.calls.clear()
+        scene.endpoint.attempts.clear()
+        assert calls_alive() == before - 1
+    finally:
+        gc.enable()
 
 
 async def test_both_directions_wait_and_the_caller_leaves() -> None:
