@@ -3,9 +3,11 @@
     make hostile                   (HOSTILE_ARGS="--seconds 5 --json FILE")
     python -m bench.hostile --only ping "slow reader"
 
-Real processes: a sidecar (inbound), an agent behind it, the attacker, the good peer. Before and after each attack the same good peer is
-measured alone, and beside a process that only burns a core: on a machine of few cores the attacker takes one from everybody whatever it
-sends, so the ratio to that is what the sidecar is to blame for. Exit code 1: an RPC failed, or p99 grew by more than 3 on both counts.
+Real processes: a sidecar (inbound), an agent behind it, the attacker, the good peer. The listener that strangers reach has a rate limit,
+without which any caller may keep an agent busy with RPCs that are no attack at all; loop, upstream connection and agent are the same.
+Before and after each attack the same good peer is measured alone, and beside a process that only burns a core: on a machine of few
+cores the attacker takes one from everybody whatever it sends, so the ratio to that is what the sidecar is to blame for.
+Exit code 1: an RPC failed, p99 grew by more than 3 on both counts, memory grew, or something was left.
 """
 
 from __future__ import annotations
@@ -40,10 +42,15 @@ CONFIG = """
 node: {{name: bench}}
 admin: {{bind: "127.0.0.1:0"}}
 listeners:
-  - name: clear
+  - name: ours
+    direction: inbound
+    bind: "127.0.0.1:0"
+    routes: [{{name: all, match: {{method: "/*"}}, to: local}}]
+  - name: strangers
     direction: inbound
     bind: "127.0.0.1:0"
     limits: {{header_timeout: 2s}}
+    policies: {{rate_limit: [{{name: strangers, rate: {limit}/1s, burst: {burst}}}]}}
     routes: [{{name: all, match: {{method: "/*"}}, to: local}}]
   - name: tls
     direction: inbound
@@ -66,8 +73,8 @@ class Ground:
 
     def phase(self, attack: str | None) -> dict:
         """The good peer for so long, alone or beside `attack` ("spin" = beside a process that burns a core)."""
-        listener = "tls" if attack in ATTACKS and ATTACKS[attack].tls else "clear"
-        good = _start("bench.steady", self.sidecar.addresses["clear"], str(RATE), str(self.seconds))
+        listener = "tls" if attack in ATTACKS and ATTACKS[attack].tls else "strangers"
+        good = _start("bench.steady", self.sidecar.addresses["ours"], str(RATE), str(self.seconds))
         hostile = None
         if attack is not None:
             hostile = _start("bench.attacks", attack, self.sidecar.addresses[listener], str(self.seconds + 0.2))
@@ -229,13 +236,14 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=5, help="of each phase; three phases for each attack")
     parser.add_argument("--only", nargs="+", choices=ATTACKS, default=list(ATTACKS), metavar="ATTACK")
     parser.add_argument("--agent", choices=("real", "echo"), default="real", help="the agent server, or an echo that costs next to nothing")
+    parser.add_argument("--limit", type=int, default=100, help="RPCs per second that reach the agent from the attacker's listener")
     parser.add_argument("--json", type=Path, metavar="FILE")
     args = parser.parse_args()
     found: list[dict] = []
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sidecar-hostile-")))
         address, pid = stack.enter_context(_agent(args.agent))
-        config = CONFIG.format(leaf=Pki(folder / "certs").leaf("server"), agent=address)
+        config = CONFIG.format(leaf=Pki(folder / "certs").leaf("server"), agent=address, limit=args.limit, burst=max(1, args.limit // 5))
         sidecar = stack.enter_context(Sidecar(config, folder))
         ground = Ground(sidecar, pid, args.seconds)
         ground.phase(None)

@@ -78,8 +78,14 @@ FLOODS = {
     "unknown frames": lambda i: frames.header(1, 0x42, 0, 0) + b"x",
     "goaway": lambda i: frames.goaway(0, 0),
     "broken requests": lambda i: headers(2 * i + 1, block(("X-Upper", "a")), 0x5),
-    "window updates on ended streams": lambda i: (request(0) + frames.rst_stream(1, 8) if i == 0 else b"")
-    + frames.window_update(1, 1) * 20,
+    "window updates on ended streams": lambda i: (
+        (request(0) + frames.rst_stream(1, 8) if i == 0 else b"") + frames.window_update(1, 1) * 20
+    ),
+    "window updates that nothing explains": lambda i: frames.window_update(0, 1) * 20,
+    "settings that move the windows of open streams": lambda i: (
+        (b"".join(request(each, 0x4) for each in range(1000)) if i == 0 else b"")
+        + frames.settings({frames.INITIAL_WINDOW_SIZE: 65_535 + i})
+    ),
 }
 
 
@@ -91,6 +97,38 @@ def test_floods_end_with_enhance_your_calm(attack: str) -> None:
     assert victim.error is CALM
     assert len(victim.requests) <= 2100
     assert not victim.connection.streams
+
+
+def test_a_reset_together_with_its_request_costs_more_than_a_late_one() -> None:
+    hasty, patient = Victim(), Victim()
+    hasty.flood(lambda i: request(i) + frames.rst_stream(2 * i + 1, ErrorCode.CANCEL), 20_000)
+    patient.flood(
+        lambda i: request(i // 2) if i % 2 == 0 else frames.rst_stream(i // 2 * 2 + 1, ErrorCode.CANCEL), 40_000
+    )
+    assert hasty.error is patient.error is CALM
+    assert len(hasty.requests) * 5 < len(patient.requests)
+
+
+def test_one_frame_of_settings_moves_windows_once() -> None:
+    """A frame of 16 KiB holds 2730 settings; applied one by one to 1000 streams that is half a second of work."""
+
+    class Counting(dict[int, ScriptedStream]):
+        walks = 0
+
+        def values(self):  # type: ignore[no-untyped-def]
+            self.walks += 1
+            return super().values()
+
+    victim = Victim()
+    for i in range(10):
+        victim.send(request(i, 0x4))
+    counting = Counting(victim.connection.streams)
+    victim.connection.streams = counting  # type: ignore[assignment]
+    one = [frames.INITIAL_WINDOW_SIZE.to_bytes(2, "big") + (65_535 + i).to_bytes(4, "big") for i in range(2_700)]
+    payload = b"".join(one)
+    victim.send(frames.header(len(payload), frames.SETTINGS, 0, 0) + payload)
+    assert counting.walks == 1
+    assert {each.send_window for each in victim.requests} == {65_535 + 2_699}
 
 
 def test_empty_data_frames_are_not_free() -> None:
@@ -220,7 +258,9 @@ def test_a_million_streams_leave_nothing() -> None:
 PROVOKED: dict[str, Callable[[int], bytes]] = {
     "window update of zero": lambda i: request(i) + frames.header(4, frames.WINDOW_UPDATE, 0, 2 * i + 1) + b"\0\0\0\0",
     "window overflow": lambda i: request(i, 0x4) + frames.window_update(2 * i + 1, 2**31 - 1),
-    "priority of a wrong length": lambda i: request(i, 0x4) + frames.header(4, frames.PRIORITY, 0, 2 * i + 1) + b"\0" * 4,
+    "priority of a wrong length": lambda i: (
+        request(i, 0x4) + frames.header(4, frames.PRIORITY, 0, 2 * i + 1) + b"\0" * 4
+    ),
     "data after the end": lambda i: request(i) + frames.header(1, 0, 0, 2 * i + 1) + b"x",
     "headers after the end": lambda i: request(i) + headers(2 * i + 1, REQUEST, 0x5),
     "trailers without an end": lambda i: request(i, 0x4) + headers(2 * i + 1, block(("a", "b")), 0x4),
@@ -250,7 +290,9 @@ def test_a_reader_that_never_reads_stops_the_agent() -> None:
     assert held <= Limits().stream_window_cap
     assert len(caller.seen.data) <= 65_535
     # Another caller of the same connection, and of the same agent's connection, is served meanwhile.
-    scene.on_agent = lambda stream, event: event == "end" and stream.send_headers(block(*RESPONSE, ("grpc-status", "0")), True)
+    scene.on_agent = lambda stream, event: (
+        event == "end" and stream.send_headers(block(*RESPONSE, ("grpc-status", "0")), True)
+    )
     assert scene.call().seen.status == 0
 
 

@@ -195,3 +195,75 @@ def test_no_bytes_make_it_raise(data: bytes) -> None:
         connection.start()
         connection.receive(start + data, 1.0)
         connection.receive(data, 2.0)
+
+
+@pytest.mark.parametrize("step", [1, 30, 2048, 0])
+def test_steps_read_the_same_frames(step: int) -> None:
+    pair = Pair()
+    fields = request_block()
+    ids = range(1, 201, 2)
+    data = b"".join(frames.header(len(fields), frames.HEADERS, 0x5, each) + fields for each in ids)
+    cut = len(data) // 2 + 3
+    more = pair.server.receive(data[:cut], 1.0, step)
+    assert more == bool(step and step < cut)
+    pair.server.hold(data[cut:])
+    while pair.server.proceed(1.0, step):
+        pass
+    assert [each.stream_id for each in pair.taken] == list(ids)
+    assert not pair.server.proceed(1.0, step)
+
+
+def test_a_fault_keeps_nothing_alive() -> None:
+    server = server_connection(lambda _: ScriptedStream())
+    server.start()
+    server.receive(frames.PREFACE + frames.settings({}), 1.0)
+    server.receive(frames.header(3, frames.HEADERS, 0x5, 1) + b"\xff\xff\xff", 1.0)
+    assert server.fault is not None
+    assert server.fault.__traceback__ is None
+    assert server.fault.__context__ is None
+
+
+def test_streams_whose_own_window_is_closed_wait_outside_of_the_backlog() -> None:
+    pair = Pair()
+    callers = [pair.call() for _ in range(3)]
+    pair.server.receive(frames.settings({frames.INITIAL_WINDOW_SIZE: 0}), 1.0)
+    for served in pair.taken:
+        served.send_headers(block(*RESPONSE))
+        served.send_data(b"12345", True)
+    assert not pair.server.backlog
+    pair.server.receive(frames.window_update(callers[1].stream_id, 3), 1.0)
+    pair.wire.run()
+    assert [bytes(each.seen.data) for each in callers] == [b"", b"123", b""]
+    assert not pair.server.backlog
+    pair.server.receive(frames.settings({frames.INITIAL_WINDOW_SIZE: 5}), 1.0)
+    pair.wire.run()
+    assert [bytes(each.seen.data) for each in callers] == [b"12345"] * 3
+    assert all(each.seen.ended for each in callers)
+
+
+def test_a_stream_with_a_window_waits_for_that_of_the_connection() -> None:
+    pair = Pair()
+    caller = pair.call()
+    served = pair.taken[0]
+    pair.server.send_window = 0
+    served.send_headers(block(*RESPONSE))
+    served.send_data(b"12345", True)
+    assert list(pair.server.backlog) == [served]
+    pair.server.receive(frames.window_update(0, 4), 1.0)
+    pair.server.receive(frames.window_update(0, 4), 1.0)
+    pair.wire.run()
+    assert bytes(caller.seen.data) == b"12345"
+    assert not pair.server.backlog
+
+
+def test_a_peer_may_acknowledge_each_byte_that_it_got() -> None:
+    """Simple clients answer every DATA frame with two WINDOW_UPDATEs of its size; that is never a flood."""
+    pair = Pair()
+    pair.call()
+    served = pair.taken[0]
+    served.send_headers(block(*RESPONSE))
+    for _ in range(20_000):
+        served.send_data(b"12345", False)
+        pair.server.receive(frames.window_update(0, 5) + frames.window_update(1, 5), 1.0)
+        pair.server.out.clear()
+    assert not pair.server.closed
