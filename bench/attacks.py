@@ -292,14 +292,14 @@ ATTACKS: dict[str, Attack] = {
     ),
     "priority": Attack("CVE-2019-9513", same(frames.header(5, frames.PRIORITY, 0, 1) + b"\0\0\0\0\7")),
     "unknown frames": Attack("", same(frames.header(1, 0x42, 0, 0) + b"x")),
-    "slow reader": Attack("1000 whole requests on each connection, no window for answers, nothing read", held(b""), opening=_STALLED, reads=False),
+    "slow reader": Attack("1000 whole requests on each connection, no window for answers, nothing read", held(), opening=_STALLED, reads=False),
     "slowloris": Attack("1000 connections with half a header block", _trickle, opening=b"", width=1000, pause=1.0),
     "garbage preface": Attack("random bytes instead of a preface", lambda: iter([(os.urandom(2048), 1), (b"", 0)]), opening=b""),
     "malformed, and again": Attack("a connection error, then the next connection", _malformed, opening=b""),
-    "connections": Attack("connect, hang up", held(b""), own=connection_flood),
+    "connections": Attack("connect, hang up", held(), own=connection_flood),
     "half-open tls": Attack("1000 connections with the first bytes of a handshake", held(b"\x16\x03\x01"), opening=b"", width=1000, tls=True),
-    "tls hello": Attack("a ClientHello, hang up at the answer", held(b""), own=hello_flood, tls=True),
-    "tls handshakes": Attack("whole handshakes without a certificate", held(b""), own=handshake_flood, tls=True),
+    "tls hello": Attack("a ClientHello, hang up at the answer", held(), own=hello_flood, tls=True),
+    "tls handshakes": Attack("whole handshakes without a certificate", held(), own=handshake_flood, tls=True),
 }  # fmt: skip
 
 
@@ -427,7 +427,7 @@ def run(attack: Attack, address: tuple[str, int], seconds: float) -> Tally:
 def main(arguments: list[str]) -> None:
     name, address, seconds = arguments
     host, _, port = address.rpartition(":")
-    attack = Attack("", held(b""), own=spin) if name == "spin" else ATTACKS[name]
+    attack = Attack("", held(), own=spin) if name == "spin" else ATTACKS[name]
     if attack.own is None:
         # Whatever is built beforehand is built before the clock runs.
         next(attack.chunks())
