@@ -7,6 +7,7 @@ Real processes: a sidecar (inbound), an agent behind it, the attacker, the good 
 without which any caller may keep an agent busy with RPCs that are no attack at all; loop, upstream connection and agent are the same.
 Before and after each attack the same good peer is measured alone, and beside a process that only burns a core: on a machine of few
 cores the attacker takes one from everybody whatever it sends, so the ratio to that is what the sidecar is to blame for.
+`others` is what everything else on the machine used meanwhile, in cores: figures with much of that say little.
 Exit code 1: an RPC failed, p99 grew by more than 3 on both counts, memory grew, or something was left.
 """
 
@@ -78,16 +79,18 @@ class Ground:
         hostile = None
         if attack is not None:
             hostile = _start("bench.attacks", attack, self.sidecar.addresses[listener], str(self.seconds + 0.2))
-        processes = {"sidecar": self.sidecar.pid, "agent": self.agent}
+        processes = {"sidecar": self.sidecar.pid, "agent": self.agent, "good": good.pid}
         if hostile is not None:
             processes["attacker"] = hostile.pid
         before = {name: cpu_seconds(pid) for name, pid in processes.items()}
-        began = time.monotonic()
+        machine, began = machine_seconds(), time.monotonic()
         with _peak(self.sidecar.pid) as peak:
-            # The attacker ends a little after the good peer; its CPU can be read until it has been waited for.
-            found = _result(good)
+            # What a process has used can be read until it has been waited for.
+            os.waitid(os.P_PID, good.pid, os.WEXITED | os.WNOWAIT)
             took = time.monotonic() - began
             cpu = {name: round((cpu_seconds(pid) - before[name]) / took, 2) for name, pid in processes.items()}
+            cpu["others"] = round((machine_seconds() - machine) / took - sum(cpu.values()), 2)
+            found = _result(good)
             sent = _result(hostile) if hostile is not None else {}
         return {**found, "cpu": cpu, "peak_rss_mib": round(max(peak), 1), "attacker": sent}
 
@@ -141,6 +144,13 @@ class Ground:
                 lines = [line for line in page.splitlines() if line.startswith("sidecar_connections_active{")]
                 return round(sum(float(line.rsplit(" ", 1)[1]) for line in lines))
         return -1
+
+
+def machine_seconds() -> float:
+    """CPU seconds that all processes and the kernel have used since boot (Linux)."""
+    fields = Path("/proc/stat").read_text().splitlines()[0].split()
+    user, nice, system, _idle, _waiting, interrupts, soft, stolen = map(int, fields[1:9])
+    return (user + nice + system + interrupts + soft + stolen) / os.sysconf("SC_CLK_TCK")
 
 
 def ratio(during: float, *baselines: float) -> float:
@@ -199,7 +209,7 @@ def _peak(pid: int) -> Iterator[list[float]]:
 def table(found: list[dict]) -> str:
     lines = [
         f"{'attack':36} {'frames':>9} {'conns':>6} | {'RPCs':>5} {'failed':>6} {'p50 ms':>7} {'p99 ms':>7} "
-        f"{'alone':>13} {'×':>6} {'busy core':>13} {'×':>6} | {'CPU':>5} {'atk':>5} {'agent':>5} {'peak':>6} {'grew':>6} {'rest s':>6} {'left':>4}  ended as"
+        f"{'alone':>13} {'×':>6} {'busy core':>13} {'×':>6} | {'CPU':>5} {'atk':>5} {'agent':>5} {'others':>6} {'peak':>6} {'grew':>6} {'rest s':>6} {'left':>4}  ended as"
     ]
     for each in found:
         sent, cpu = each["attacker"], each["cpu"]
@@ -209,7 +219,7 @@ def table(found: list[dict]) -> str:
         lines.append(
             f"{each['attack']:36} {sent['frames']:9} {sent['connections']:6} | {each['rpcs']:5} {each['failed']:6} {each['p50_ms']:7.2f} "
             f"{each['p99_ms']:7.2f} {alone:>13} {each['ratio']:6.2f} {busy:>13} {each['ratio_spin']:6.2f} | {cpu['sidecar']:5.2f} "
-            f"{cpu['attacker']:5.2f} {cpu['agent']:5.2f} {each['peak_rss_mib']:6.1f} {each['growth_mib']:6.1f} {each['recovery_s']:6.1f} "
+            f"{cpu['attacker']:5.2f} {cpu['agent']:5.2f} {cpu['others']:6.2f} {each['peak_rss_mib']:6.1f} {each['growth_mib']:6.1f} {each['recovery_s']:6.1f} "
             f"{each['connections_left']:4}  {ends}"
         )
     return "\n".join(lines)
@@ -229,6 +239,12 @@ def _agent(kind: str) -> Iterator[tuple[str, int]]:
     finally:
         echo.kill()
         echo.communicate()
+
+
+def report(found: list[dict], seconds: float) -> str:
+    """All figures as JSON; written after each attack, so that a run that is ended early is not lost."""
+    bad = {each["attack"]: said for each in found if (said := problems(each))}
+    return json.dumps({"cores": os.cpu_count(), "seconds": seconds, "rate": RATE, "attacks": found, "problems": bad}, indent=2) + "\n"
 
 
 def main() -> int:
@@ -251,10 +267,10 @@ def main() -> int:
         for name in args.only:
             found.append(ground.attack(name, quiet, spin))
             quiet, spin = found[-1]["after"], found[-1]["spin_after"]
+            if args.json:
+                args.json.write_text(report(found, args.seconds))
             print(table(found[-1:]).splitlines()[-1] if len(found) > 1 else table(found), flush=True)
     bad = {each["attack"]: said for each in found if (said := problems(each))}
-    if args.json:
-        args.json.write_text(json.dumps({"cores": os.cpu_count(), "seconds": args.seconds, "rate": RATE, "attacks": found, "problems": bad}, indent=2) + "\n")
     for name, said in bad.items():
         for each in said:
             print(f"NOT WELL: {name}: {each}", file=sys.stderr)
