@@ -74,10 +74,12 @@ class TracingConfig(Model):
 class CallTrace:
     """The spans of one sampled call."""
 
-    __slots__ = ("attempts", "server", "trace_id")
+    __slots__ = ("attempts", "offset", "server", "trace_id")
 
-    def __init__(self, server: Span) -> None:
+    def __init__(self, server: Span, offset: float) -> None:
+        """`offset`: seconds since the epoch at monotonic 0. One for the whole trace: the wall clock may jump meanwhile."""
         self.server = server
+        self.offset = offset
         self.trace_id = server.trace_id
         self.attempts: dict[Attempt, Span] = {}
 
@@ -192,6 +194,7 @@ class Tracing(Policy[TracingConfig]):
             return None
         else:
             tracestate = b",".join(call.metadata_values(TRACESTATE))
+        offset = self._clock.wall() - self._clock.monotonic()
         server = Span(
             "server",
             call.path,
@@ -199,9 +202,9 @@ class Tracing(Policy[TracingConfig]):
             span_id=self._new_id(),
             parent_id=parent.span_id or None,
             tracestate=tracestate,
-            started=self._wall(call.started),
+            started=offset + call.started,
         )
-        trace = CallTrace(server)
+        trace = CallTrace(server, offset)
         call.note(NOTE, trace)
         return trace
 
@@ -218,7 +221,7 @@ class Tracing(Policy[TracingConfig]):
             span_id=self._new_id(),
             parent_id=server.span_id,
             tracestate=server.tracestate,
-            started=self._wall(now),
+            started=trace.offset + now,
         )
         cluster = call.plan.cluster
         span.address(spans.SERVER_ADDRESS, spans.SERVER_PORT, attempt.endpoint.address)
@@ -233,9 +236,10 @@ class Tracing(Policy[TracingConfig]):
         notes = call.notes
         if notes is None or NOTE not in notes:
             return
-        span = notes[NOTE].attempts.pop(attempt, None)
+        trace: CallTrace = notes[NOTE]
+        span = trace.attempts.pop(attempt, None)
         if span is not None:
-            self._send(span, outcome)
+            self._send(span, trace, outcome)
 
     def on_end(self, call: Call, outcome: Outcome) -> None:
         notes = call.notes
@@ -268,20 +272,16 @@ class Tracing(Policy[TracingConfig]):
             }
         )
         for span in trace.attempts.values():
-            self._send(span, outcome)
+            self._send(span, trace, outcome)
         trace.attempts.clear()
-        self._send(server, outcome)
+        self._send(server, trace, outcome)
 
-    def _send(self, span: Span, outcome: Outcome) -> None:
-        span.end(self._clock.wall(), outcome.code, outcome.message)
+    def _send(self, span: Span, trace: CallTrace, outcome: Outcome) -> None:
+        span.end(trace.offset + self._clock.monotonic(), outcome.code, outcome.message)
         self.collector.add(span)
 
     def _new_id(self) -> bytes:
         return b"%016x" % (self._random.getrandbits(64) or 1)
-
-    def _wall(self, moment: float) -> float:
-        """Seconds since the epoch at the monotonic `moment`."""
-        return self._clock.wall() - (self._clock.monotonic() - moment)
 
 
 def _is_out_of_share(given: bytes, below: float) -> bool:

@@ -200,3 +200,18 @@ def test_opening_waits_for_nobody_and_closing_sends_what_came_early() -> None:
         close()
         assert {each.kind for each in receiver.wait(2)} == {"SERVER", "CLIENT"}
     assert dict(collector.counts()) == {("exported",): 2, ("failed",): 0, ("dropped",): 0}
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_clock_that_is_set_meanwhile_does_not_change_how_long_a_span_lasted(hours: int) -> None:
+    tried, spans = scene(on_agent=None)
+    stream = tried.call(("traceparent", SAMPLED))
+    began = tried.clock.wall()
+    tried.clock.jump(hours * 3600.0)
+    tried.advance(2.0)
+    stream.reset(ErrorCode.CANCEL)
+    tried.run()
+    assert len(spans) == 2
+    for span in spans:
+        assert span.started == pytest.approx(began)
+        assert span.ended - span.started == pytest.approx(2.0)
