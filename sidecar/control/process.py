@@ -17,6 +17,7 @@ from sidecar.control.generation import Builder, Generation, direction_of, listen
 from sidecar.control.long_calls import LongCalls
 from sidecar.control.revocations import RevocationLists
 from sidecar.control.rpc_series import RpcSeries
+from sidecar.control.wall_clock import WallClock
 from sidecar.control.watch import INTERVAL, FileWatch
 from sidecar.listeners.listener import Listener
 from sidecar.policies.audit.notes import note
@@ -83,6 +84,7 @@ class Process:
         self._builder = Builder(runtime, self._flusher, self.certificates, self.rollouts)
         self.launches = self._builder.launches
         self._watch = FileWatch(runtime.clock, self._files_changed)
+        self._wall_clock = WallClock(runtime.clock, self._clock_was_set)
         self._reloads = {
             result: runtime.metrics.counter(names.CONFIG_RELOADS, result=result) for result in ("accepted", "rejected")
         }
@@ -358,8 +360,15 @@ class Process:
     def _tick(self, due: float) -> None:
         now = self.runtime.clock.monotonic()
         self.runtime.lag.seconds = max(0.0, now - due)
+        self._wall_clock.look()
         if self.state is not State.STOPPED:
             self.runtime.clock.call_later(_LAG_INTERVAL, lambda: self._tick(now + _LAG_INTERVAL))
+
+    def _clock_was_set(self, seconds: float) -> None:
+        """When certificates of connected callers end was computed from the former time."""
+        self.runtime.log.warning("the wall clock was set", extra={"seconds": round(seconds, 3)})
+        for listener in self.listeners.values():
+            listener.look_ahead(listener.ahead)
 
     def _register_metrics(self) -> None:
         metrics = self.runtime.metrics

@@ -66,7 +66,8 @@ async def _reason(call: Any, is_wanted: Callable[[str], bool]) -> str:
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await call(b"a", timeout=LIMIT)
             assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-            assert dict(caught.value.trailing_metadata() or ())["x-sidecar-origin"] == "sidecar"
+            trailers: Any = caught.value.trailing_metadata()
+            assert dict(trailers)["x-sidecar-origin"] == "sidecar"
             details = caught.value.details() or ""
             if is_wanted(details):
                 return details
