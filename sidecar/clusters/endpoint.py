@@ -382,8 +382,9 @@ class Endpoint:
         def ready(upstream: Upstream) -> None:
             self._ready(upstream)
             self._current = upstream.connection
-            for each in old:
-                each.drain()
+            while old:
+                # Taken out: this one must not keep its predecessor, and so on back to the first.
+                old.pop().drain()
 
         upstream = Upstream(
             self._runtime, self._flusher, self._options, on_ready=ready, on_spent=self._spent, on_gone=self._gone

@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from sidecar.clusters.concurrency import Load
+from sidecar.clusters.endpoint import Endpoint
 from sidecar.clusters.upstream import Upstream, UpstreamOptions
+from sidecar.clusters.vitals import EndpointRules
 from sidecar.listeners import inbound
 from sidecar.listeners.listener import Direction, Listener, ListenerOptions
 from sidecar.transport.socket import Flusher
@@ -84,6 +87,52 @@ async def test_a_connection_that_has_ended(tmp_path: Path, garbage: list[object]
     kinds = {f"{type(each).__module__}.{type(each).__qualname__}" for each in garbage}
     assert {kind for kind in kinds if kind.startswith("sidecar.")} == set()
     listener.close()
+
+
+async def test_connections_that_have_been_renewed(tmp_path: Path) -> None:
+    """Each new one was told to see its predecessor off: it must not keep it, or the first would live as long as the last."""
+    scene = Scene()
+    flusher = Flusher(asyncio.get_running_loop())
+    listening = socket.create_server(("127.0.0.1", 0))
+    listening.setblocking(False)
+    listener = Listener(
+        "inbound",
+        listening,
+        edge=scene.edge,
+        direction=Direction(inbound.identify, inbound.told_agent),
+        options=ListenerOptions(),
+        context=lambda: None,
+        runtime=scene.runtime,
+        flusher=flusher,
+    )
+    listener.start()
+    endpoint = Endpoint(
+        f"127.0.0.1:{listening.getsockname()[1]}",
+        cluster="agents",
+        runtime=scene.runtime,
+        flusher=flusher,
+        options=UpstreamOptions(),
+        connections=1,
+        rules=EndpointRules(),
+        load=Load(10),
+        may_eject=lambda _: False,
+        changed=lambda: None,
+    )
+    endpoint.connect()
+    former = None
+    for _ in range(4):
+        while endpoint.connection() in {None, former}:
+            await _turn()
+        former = endpoint.connection()
+        endpoint.renew()
+    while endpoint.connection() is former or len(listener.connections) != 1:
+        await _turn()
+    gc.collect()
+    assert sum(isinstance(each, Upstream) for each in gc.get_objects()) == 1
+    endpoint.close()
+    listener.close()
+    while listener.connections or endpoint.streams():
+        await _turn()
 
 
 async def _turn() -> None:
