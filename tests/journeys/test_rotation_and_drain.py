@@ -73,6 +73,9 @@ class Load:
             self._caller = None
             self._spawn(self._reconnect())
             return
+        if len(caller.connection.streams) >= caller.connection.peer_max_streams:
+            # As clients do: what is due after the machine stood still waits for the streams that are allowed.
+            return
         number = self._started
         self._started += 1
         caller.open(("x-number", str(number)), path=self._path, body=self._body, end=True, on_event=self._judge)
