@@ -48,7 +48,7 @@ class Limits:
     patience: float = 1000.0
     """Free frames (PING, SETTINGS, empty DATA, resets …) in a row before ENHANCE_YOUR_CALM."""
     resets_per_second: float = 1000.0
-    """Sustained rate of streams that the peer resets before any answer (CVE-2023-44487)."""
+    """Sustained rate of streams that the peer resets (CVE-2023-44487); one that comes together with its request counts ten times."""
 
 
 class Connection:
