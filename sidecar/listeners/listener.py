@@ -292,7 +292,7 @@ class Inlet:
             listener.handshakes_failed += 1
             return None
         self._socket = made
-        self.peer = peer = self._identify(made.transport, tls)
+        self.peer = self._identify(made.transport, tls)
         connection = Connection(accept=self._call, wake=made.wake, limits=options.limits)
         connection.on_idle = self._idle
         self.connection = connection
