@@ -43,7 +43,7 @@ server.start()
 server.wait_for_termination()
 """
 RETRY = (
-    "retry: {max_attempts: 4, initial_backoff: 10ms, max_backoff: 20ms, budget: {percent: 100, min_per_second: 100}}"
+    "retry: {max_attempts: 5, initial_backoff: 10ms, max_backoff: 20ms, budget: {percent: 100, min_per_second: 100}}"
 )
 
 
@@ -126,7 +126,7 @@ async def test_callers_of_a_pair_are_served_through_their_sidecars_retries(tmp_p
         pair.outbound = Sidecar(retrying, tmp_path, name="outbound")
         await asyncio.to_thread(pair.outbound.start)
         async with traffic(pair.address) as seen:
-            found = await drill(pair.inbound, "errors", "--percent", "20", "--callers", pair.outbound.admin)
+            found = await drill(pair.inbound, "errors", "--percent", "10", "--callers", pair.outbound.admin)
             assert found["during"]["succeeded_percent"] >= 99
             expired = await drill(pair.inbound, "cert-expiry")
             assert expired["during"]["failures"].keys() == {"Unauthenticated IDENTITY_UNUSABLE"}

@@ -166,6 +166,21 @@ def test_a_streamed_answer_is_given_message_by_message() -> None:
 # ── a single flight ──
 
 
+async def test_the_answer_comes_before_who_waits_has_begun_to() -> None:
+    """The task of a waiting hook begins a turn later; by then nobody may be left who would wake it."""
+    scene = stage(silent)
+    first = read(scene)
+    await turns(scene)
+    second = read(scene)
+    finish(scene.agent, message(b"fine"))
+    scene.run()
+    assert first.seen.data == message(b"fine")
+    await turns(scene)
+    assert second.seen.data == message(b"fine")
+    assert (count(scene, "miss"), count(scene, "joined")) == (1, 1)
+    assert scene.leaks() == []
+
+
 async def test_who_asks_meanwhile_waits_for_the_one_answer() -> None:
     scene = stage(silent)
     streams = [read(scene) for _ in range(5)]

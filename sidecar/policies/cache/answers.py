@@ -41,7 +41,7 @@ class Kept:
 class Flight:
     """Who fetches an answer, and who waits for it. `kept`: what came; `is_lost`: nothing did, and somebody else may try."""
 
-    __slots__ = ("is_current", "is_lost", "kept", "key", "method", "waiting")
+    __slots__ = ("has_landed", "is_current", "is_lost", "kept", "key", "method", "waiting")
 
     def __init__(self, key: bytes, method: str) -> None:
         self.key = key
@@ -49,6 +49,7 @@ class Flight:
         self.waiting: list[Turn] = []
         self.kept: Kept | None = None
         self.is_lost = False
+        self.has_landed = False
         # Nothing was forgotten since it began.
         self.is_current = True
 
@@ -102,6 +103,7 @@ class Answers:
             del self._flights[flight.key]
         flight.kept = kept
         flight.is_lost = is_lost
+        flight.has_landed = True
         stays = kept is not None and flight.is_current and self._keep(flight.key, kept)
         waiting, flight.waiting = flight.waiting, []
         for turn in waiting:

@@ -216,9 +216,11 @@ class Cache(Policy[CacheConfig]):
     async def _join(self, call: Call, asked: _Asked, flight: Flight) -> Answer | None:
         """Wait for what another call fetches; where nothing comes of that, one of those who waited fetches it."""
         while True:
-            turn = Turn()
-            flight.waiting.append(turn)
-            await turn.wait(self._clock, _LONGEST_WAIT)
+            # It may have landed between the hook and the first step of its task.
+            if not flight.has_landed:
+                turn = Turn()
+                flight.waiting.append(turn)
+                await turn.wait(self._clock, _LONGEST_WAIT)
             if flight.kept is not None:
                 return self._given(asked, flight.kept, "joined")
             if not flight.is_lost:
