@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from sidecar.clusters.cluster import Cluster
 from sidecar.clusters.endpoint import Endpoint
 from sidecar.clusters.tally import Tally, TimedAttempt
+from sidecar.proxy import dispatch
 from sidecar.proxy.rejection import Reason, Rejection
 from sidecar.proxy.selectors import compile_selector
 
@@ -270,16 +271,17 @@ class VersionedCluster:
     # ── life ──
 
     def end_streams(self, version: str) -> int:
-        """End what runs at `version`: UNAVAILABLE, to be repeated at once. How many there were."""
+        """End what runs at `version`: UNAVAILABLE, to be repeated at once, by us where the route may. How many there were."""
         running = list(self.versions[version].tally.running)
         for attempt in running:
-            attempt.call.reject(
+            dispatch.withdraw(
+                attempt,
                 Reason.VERSION_WITHDRAWN.reject(
                     f"version {version} of cluster {self.name} was withdrawn",
                     retry_after=0.0,
                     cluster=self.name,
                     version=version,
-                )
+                ),
             )
         return len(running)
 

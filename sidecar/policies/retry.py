@@ -138,7 +138,8 @@ class Retry(Policy[RetryConfig]):
             return False
         if call.attempts >= self._max_attempts or not self._may_repeat(call):
             return False
-        delay = self._delay(call, attempt)
+        # Other endpoints are as well as ever: there is nothing to wait for.
+        delay = 0.0 if outcome.reason is Reason.VERSION_WITHDRAWN else self._delay(call, attempt)
         if delay is None:
             self._told_not_to.inc()
             return False

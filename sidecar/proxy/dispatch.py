@@ -169,6 +169,11 @@ def too_slow(attempt: Attempt) -> None:
     _failed(attempt, Reason.TRY_TIMEOUT.reject(f"route {route} gives one attempt no more time", route=route))
 
 
+def withdraw(attempt: Attempt, rejection: Rejection) -> None:
+    """It runs where nothing shall run any more: `rejection` is the call's end, unless it may be repeated elsewhere."""
+    _failed(attempt, rejection)
+
+
 def lost(attempt: Attempt) -> None:
     """The connection ended under the attempt."""
     address = attempt.endpoint.address

@@ -169,6 +169,9 @@ class Controller:
         if facts.report is not None and facts.report.verdict is not Verdict.INCONCLUSIVE:
             decided = replace(decided, reference=self._reference(now))
             self._evidence.conclude(now)
+        if state.step < 0 <= decided.step:
+            # What stable did while it had all the traffic: from now on it may get none (blue-green).
+            decided = replace(decided, reference=self._reference(now))
         if self.state is not state or decided is state:
             # Somebody has changed it while we waited for an answer; or there is nothing new.
             return
@@ -230,8 +233,8 @@ class Controller:
         candidate = self._evidence.window(config.candidate, now)
         stable = self._stable(now)
         analysis = config.analysis
-        if stable is NOTHING and self.state.percent >= 100:
-            # Nothing was ever sent to stable that could be compared with.
+        if self.state.percent >= 100 and stable.total < analysis.min_rpcs:
+            # Stable gets nothing any more, and never had enough to be compared with.
             analysis = analysis.model_copy(update={"compare_to_stable": None})
         return judge(analysis, candidate, stable)
 
@@ -240,11 +243,15 @@ class Controller:
         found = self._evidence.window(self.config.stable, now)
         if found.total < self.config.analysis.min_rpcs and self.state.reference is not None:
             return Counts.of(self.state.reference)
-        return found if found.total else NOTHING
+        return found
 
     def _reference(self, now: float) -> dict[str, Any] | None:
+        least = self.config.analysis.min_rpcs
         found = self._evidence.window(self.config.stable, now)
-        if found.total < self.config.analysis.min_rpcs:
+        if found.total < least and self.state.step < 0:
+            # Verifying was too short to see it: all that it has done since this sidecar began.
+            found = self.cluster.versions[self.config.stable].tally.counts(now)
+        if found.total < least:
             return dict(self.state.reference) if self.state.reference is not None else None
         return found.as_dict()
 

@@ -16,10 +16,10 @@ HALF = """
       first_step_for: 20s
       step_for: 500ms
       ready_within: 500ms
-      existing_streams: end
       analysis: {interval: 250ms, min_rpcs: 20, max_failed_checks: 2, success_rate: {min: 99},
                  compare_to_stable: {success_rate_drop: 1, latency_p99_ratio: 2, latency_slack: 15ms}}
 """
+ENDING = HALF + "      existing_streams: end\n"
 TENTH = HALF.replace("[50, 100]", "[10, 100]")
 INTERNAL, DEADLINE_EXCEEDED, UNAVAILABLE = 13, 4, 14
 
@@ -58,7 +58,7 @@ async def test_one_that_fails_a_twentieth_is_sent_back(tmp_path: Path) -> None:
 
 async def test_one_that_is_three_times_slower_is_sent_back(tmp_path: Path) -> None:
     stable, canary = Version(slow(0.03)), Version(slow(0.09))
-    async with Stage(tmp_path, rollout=HALF, stable=stable, canary=canary) as stage, Pace(stage.address, 200) as pace:
+    async with Stage(tmp_path, rollout=ENDING, stable=stable, canary=canary) as stage, Pace(stage.address, 200) as pace:
         found = await stage.phase("promoted", "rolled_back")
         assert found["phase"] == "rolled_back"
         assert "latency_p99_ratio" in found["reason"]
@@ -80,7 +80,7 @@ async def test_one_that_fails_everything_is_gone_after_its_first_rpcs(tmp_path: 
 
 
 async def test_one_that_hangs_is_sent_back_before_its_callers_give_up(tmp_path: Path) -> None:
-    stage = Stage(tmp_path, rollout=HALF, canary=Version(hang))
+    stage = Stage(tmp_path, rollout=ENDING, canary=Version(hang))
     async with stage, Pace(stage.address, 200, ("grpc-timeout", "15S")) as pace:
         found = await stage.phase("promoted", "rolled_back")
         assert found["phase"] == "rolled_back"

@@ -8,9 +8,13 @@ import pytest
 
 from sidecar.clusters.endpoint import Endpoint
 from sidecar.clusters.versions import Selection, Split, point_of
+from sidecar.http2.errors import ErrorCode
+from sidecar.policies.retry import Retry, RetryConfig
 from sidecar.proxy.call import Call
 from sidecar.proxy.rejection import Rejection
+from tests.support.cluster import stalls
 from tests.support.versions import VersionsScene
+from tests.support.wire import RESPONSE, ScriptedStream, block, message
 
 
 def to(scene: VersionsScene, call: Call) -> str:
@@ -132,3 +136,49 @@ def test_what_a_candidate_cannot_take_goes_to_stable(monkeypatch: pytest.MonkeyP
     scene.candidate.kill()
     scene.run()
     assert scene.codes(20) == {0: 20}
+
+
+def withdrawn(scene: VersionsScene) -> int:
+    """Nothing new goes to the candidate, and what runs there ends."""
+    scene.versions.apply(Split("a"))
+    ended = scene.versions.end_streams("b")
+    scene.run()
+    return ended
+
+
+def test_what_runs_at_a_version_that_is_withdrawn_ends_and_may_be_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = VersionsScene(monkeypatch, split=Split("a", "b", 100.0))
+    scene.candidate.act = stalls
+    callers = [scene.call() for _ in range(3)]
+    assert withdrawn(scene) == 3
+    for each in callers:
+        assert each.seen.status == 14
+        assert each.seen.value("grpc-retry-pushback-ms") == "0"
+    assert [stream.seen.reset for stream in scene.candidate.streams] == [ErrorCode.CANCEL] * 3
+    assert withdrawn(scene) == 0
+    scene.versions.close()
+    assert scene.close() == []
+
+
+@pytest.mark.parametrize(("has_begun", "code"), [(False, 0), (True, 14)])
+def test_a_retry_repeats_it_at_the_other_version_unless_its_answer_has_begun(
+    has_begun: bool, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = VersionsScene(
+        monkeypatch,
+        split=Split("a", "b", 100.0),
+        policies=lambda runtime: [Retry(RetryConfig(), runtime)],
+    )
+
+    def hangs(stream: ScriptedStream, event: str) -> None:
+        if event == "end" and has_begun:
+            stream.send_headers(block(*RESPONSE))
+            stream.send_data(message(b"some"), False)
+
+    scene.candidate.act = hangs
+    caller = scene.call()
+    assert withdrawn(scene) == 1
+    # At once: there is no backoff, for stable is as well as ever.
+    assert caller.seen.status == code
+    assert (scene.candidate.calls, scene.stable.calls) == (1, 1 - has_begun)
+    assert scene.versions.versions["b"].tally.counts(0.0).total == 0, "it says nothing of the version"

@@ -13,8 +13,11 @@ from sidecar.rollout.state import Phase, State
 from sidecar.store.interface import StoreUnavailable
 from sidecar.store.memory import MemoryStore
 from tests.support.clock import FakeClock
-from tests.support.cluster import fails
+from tests.support.cluster import fails, stalls
 from tests.support.versions import VersionsScene, rollout_config
+from tests.support.wire import RESPONSE, block
+
+COMPARING = {"interval": 0.2, "min_rpcs": 10, "compare_to_stable": {"refused_rise": 5.0}}
 
 
 class Losable(MemoryStore):
@@ -122,6 +125,27 @@ async def test_checks_that_fail_send_it_back_with_their_figures(stage: Stage) ->
     figures = stage.moves[-1]["figures"]
     assert figures["verdict"] == "fail"
     assert figures["candidate"]["codes"]["INTERNAL"] > 0
+
+
+@pytest.mark.parametrize(("before", "compared"), [(30, True), (0, False)])
+async def test_a_switch_of_everything_is_compared_with_what_stable_did_before(
+    before: int, compared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = Stage(monkeypatch, strategy="blue_green", analysis=COMPARING)
+    stage.scene.codes(before)
+    # One is under way at stable when the switch comes: it alone is nothing to compare with.
+    stage.scene.stable.act = stalls
+    straggler = stage.scene.call()
+    await stage.go(0.2, 0)
+    assert stage.way[-1] == ("progressing", 100)
+    stage.scene.candidate.act = fails(3)
+    answer = stage.scene.stable.streams[-1]
+    answer.send_headers(block(*RESPONSE, ("grpc-status", "0")), True)
+    stage.scene.run()
+    assert straggler.seen.status == 0
+    found = (await stage.go(5.0)).describe()
+    # That it refuses what stable took is seen by comparison only.
+    assert found["phase"] == ("rolled_back" if compared else "promoted")
 
 
 def _ok(stream: Any, event: str) -> None:

@@ -68,12 +68,13 @@ async def test_an_answer_by_a_future_is_timed_and_stays_a_future() -> None:
     clock, metrics, prompt = FakeClock(), Metrics(), Prompt()
     store = timed(cast("Store", prompt), clock, metrics)
     pending = [store.put("k", None, b"", keep=1) for _ in range(3)]
+    # Before they are answered: it hears of each after whoever timed it.
+    gathered = asyncio.gather(*pending, return_exceptions=True)
     clock.advance(0.02)
     prompt.asked[0].set_result(True)
     prompt.asked[1].set_exception(StoreUnavailable("full", "no space"))
     prompt.asked[2].cancel()
     assert all(isinstance(each, asyncio.Future) for each in pending)
-    answers = await asyncio.gather(*pending, return_exceptions=True)
-    assert [type(each) for each in answers] == [bool, StoreUnavailable, asyncio.CancelledError]
+    assert [type(each) for each in await gathered] == [bool, StoreUnavailable, asyncio.CancelledError]
     assert metrics.histograms(names.STORE_SECONDS)[("put",)].sum == pytest.approx(0.06)
     assert metrics.samples(names.STORE_ERRORS) == {("put", "full"): 1}
