@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sidecar.clock import sleep
-from sidecar.clusters.tally import NOTHING, Counts
+from sidecar.clusters.tally import Counts
 from sidecar.clusters.versions import Split
 from sidecar.rollout import progress
 from sidecar.rollout.actions import run_actions
