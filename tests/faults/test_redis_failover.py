@@ -28,7 +28,8 @@ async def failing(tmp_path: Path) -> AsyncIterator[tuple[RedisServer, Store]]:
     """A master with a replica, watched by a sentinel, and a store that asks the sentinel."""
     for name in ("master", "replica", "sentinel"):
         (tmp_path / name).mkdir()
-    master = RedisServer(tmp_path / "master")
+    # Without this it waits five seconds for more replicas, before the first one gets anything.
+    master = RedisServer(tmp_path / "master", "--repl-diskless-sync-delay", "0")
     replica = RedisServer(tmp_path / "replica", "--replicaof", "127.0.0.1", str(master.port))
     sentinel = RedisServer(tmp_path / "sentinel")
     configuration = tmp_path / "sentinel" / "sentinel.conf"
@@ -44,6 +45,8 @@ async def failing(tmp_path: Path) -> AsyncIterator[tuple[RedisServer, Store]]:
             each.start()
         async with asyncio.timeout(30):
             while "num-slaves\r\n$1\r\n1" not in ask(sentinel, "SENTINEL", "MASTER", "mesh"):
+                await sleep(clock, 0.05)
+            while "master_link_status:up" not in ask(replica, "INFO", "replication"):
                 await sleep(clock, 0.05)
         store = open_store(f"redis+sentinel://127.0.0.1:{sentinel.port}/mesh/0", clock=clock, random=random.Random(1))
         yield master, store
