@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlencode
 
@@ -12,26 +12,12 @@ import click
 
 from sidecar.alerts.alert import said_time
 from sidecar.cli.ask import AdminError, ask
+from sidecar.cli.options import asks
 from sidecar.cli.progress import Progress
 
 _COLOURS = {"critical": "red", "warning": "yellow", "notice": None}
 _TEST_LIMIT = 20.0
 _CHANGES = 10
-
-
-def _asks(command: Callable[..., None]) -> Callable[..., None]:
-    """How to reach the sidecar, and what to print."""
-    for option in (
-        click.option("--json", "as_json", is_flag=True, help="Print JSON."),
-        click.option(
-            "--token", metavar="TOKEN", envvar="SIDECAR_ADMIN_TOKEN", help="The admin token, if there is one."
-        ),
-        click.option(
-            "--admin", metavar="URL", default="http://127.0.0.1:9901", show_default=True, envvar="SIDECAR_ADMIN"
-        ),
-    ):
-        command = option(command)
-    return command
 
 
 @click.group(
@@ -50,7 +36,7 @@ def alerts() -> None:
 
 @alerts.command("list")
 @click.option("-a", "--all", "everything", is_flag=True, help="Also the rules, and what was lately.")
-@_asks
+@asks
 def show(*, everything: bool, admin: str, token: str | None, as_json: bool) -> None:
     """What fires now."""
     found = _ask(admin, "/alerts", token)
@@ -63,7 +49,7 @@ def show(*, everything: bool, admin: str, token: str | None, as_json: bool) -> N
 
 @alerts.command()
 @click.option("--receiver", metavar="NAME", help="Only this one.")
-@_asks
+@asks
 def test(*, receiver: str | None, admin: str, token: str | None, as_json: bool) -> None:
     """Send a test to the receivers, and say of each whether it took it."""
     query = f"?{urlencode({'receiver': receiver})}" if receiver else ""

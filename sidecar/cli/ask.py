@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode, urlsplit
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Container, Mapping
 
 _TIMEOUT = 10.0
+_OK = frozenset({http.HTTPStatus.OK})
 
 
 class AdminError(Exception):
@@ -37,13 +38,23 @@ def ask(
         raise AdminError(f"what answers at {admin}{path} is no sidecar of this version") from None
 
 
-def ask_text(admin: str, path: str, *, token: str | None = None, timeout: float = _TIMEOUT) -> str:
-    """GET `path` as text (metrics). Raises AdminError."""
-    return _answer(admin, path, token=token, form=None, timeout=timeout, accept="text/plain; version=0.0.4")
+def ask_text(
+    admin: str, path: str, *, token: str | None = None, timeout: float = _TIMEOUT, statuses: Container[int] = _OK
+) -> str:
+    """GET `path` as text (metrics, `/readyz`); `statuses`: those of HTTP that are an answer. Raises AdminError."""
+    accept = "text/plain; version=0.0.4"
+    return _answer(admin, path, token=token, form=None, timeout=timeout, accept=accept, statuses=statuses)
 
 
 def _answer(
-    admin: str, path: str, *, token: str | None, form: Mapping[str, str] | None, timeout: float, accept: str
+    admin: str,
+    path: str,
+    *,
+    token: str | None,
+    form: Mapping[str, str] | None,
+    timeout: float,
+    accept: str,
+    statuses: Container[int] = _OK,
 ) -> str:
     connection = _connection(admin, timeout)
     headers = {"accept": accept}
@@ -64,7 +75,7 @@ def _answer(
         connection.close()
     if answer.status == http.HTTPStatus.UNAUTHORIZED:
         raise AdminError("this sidecar has an admin token: give it with --token or SIDECAR_ADMIN_TOKEN")
-    if answer.status != http.HTTPStatus.OK:
+    if answer.status not in statuses:
         raise AdminError(f"the sidecar answered {answer.status}: {body.strip()[:500]}")
     return body
 

@@ -8,8 +8,6 @@ import os
 import ssl
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sidecar.cli.ask import AdminError, ask_text
 from sidecar.cli.load import file_loaders
 from sidecar.cli.progress import Progress
 from sidecar.config.units import parse_duration
@@ -102,7 +101,7 @@ def _findings(path: Path | None, admin: str | None, progress: Progress) -> Itera
             yield from _upstreams(loaded, progress)
     if admin is not None:
         progress.step(admin)
-        yield from _running(admin.rstrip("/"))
+        yield from _running(admin)
     yield from _clock()
 
 
@@ -246,12 +245,10 @@ async def _dial(loaded: Loaded, config: ClusterConfig, address: str) -> str | No
 
 def _running(admin: str) -> Iterator[Finding]:
     try:
-        with urllib.request.urlopen(f"{admin}/readyz?verbose", timeout=_DIAL_TIMEOUT) as answer:  # noqa: S310
-            text = answer.read().decode()
-    except urllib.error.HTTPError as error:
-        text = error.read().decode()
-    except (OSError, ValueError) as error:
-        yield Finding("running sidecar", admin, "failed", f"admin does not answer: {error}")
+        # For everybody, with or without a token; 503 says what is missing.
+        text = ask_text(admin, "/readyz?verbose", timeout=_DIAL_TIMEOUT, statuses={200, 503})
+    except AdminError as error:
+        yield Finding("running sidecar", admin, "failed", str(error))
         return
     for line in text.splitlines():
         if line.startswith("["):

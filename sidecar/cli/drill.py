@@ -13,6 +13,7 @@ from urllib.parse import urlencode
 import click
 
 from sidecar.cli.ask import AdminError, ask, ask_text
+from sidecar.cli.options import asks
 from sidecar.cli.progress import Progress
 from sidecar.config.units import parse_duration
 from sidecar.control.drills.figures import Figures, read
@@ -74,9 +75,7 @@ _DURATION = _Duration()
 @click.option("--min-rpcs", type=click.IntRange(1), default=20, show_default=True, help="Fewer are no verdict.")
 @click.option("--callers", metavar="URL", help="Judge by what this sidecar counts (that of the callers) instead.")
 @click.option("--by", metavar="NAME", envvar="USER", default="admin", help="Who asks; noted in log and audit.")
-@click.option("--admin", metavar="URL", default="http://127.0.0.1:9901", show_default=True, envvar="SIDECAR_ADMIN")
-@click.option("--token", metavar="TOKEN", envvar="SIDECAR_ADMIN_TOKEN", help="The admin token, if there is one.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@asks
 def drill(
     *,
     name: str,

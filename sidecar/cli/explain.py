@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 import click
 
+from sidecar.cli import options
+from sidecar.cli.ask import AdminError, ask
 from sidecar.cli.load import load_or_exit
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ REFUSED = 3
 @click.option(
     "--admin", metavar="URL", help="Judge by what this running sidecar has in force, its limits as they are now."
 )
+@options.token
 @click.option("--listener", help="The listener that takes the call.")
 @click.option("--method", help="/package.Service/Method")
 @click.option("--identity", help="Who calls.")
@@ -50,6 +51,7 @@ REFUSED = 3
 def explain(
     path: Path | None,
     admin: str | None,
+    token: str | None,
     listener: str | None,
     method: str | None,
     identity: str | None,
@@ -70,7 +72,7 @@ def explain(
     if listener is None or method is None:
         raise click.UsageError("give --listener and --method")
     question = _question(listener, method, identity, metadata, authority, jwt_claims)
-    found = _ask(admin, question) if admin is not None else _judge(load_or_exit(path), question)  # type: ignore[arg-type]
+    found = _ask(admin, token, question) if admin is not None else _judge(load_or_exit(path), question)  # type: ignore[arg-type]
     if output == "json":
         click.echo(json.dumps(found, indent=2))
     else:
@@ -129,7 +131,7 @@ def _built(loaded: Loaded) -> Generation:
     return builder.build(loaded.root, number=1, source_hash=loaded.source_hash)
 
 
-def _ask(admin: str, question: Question) -> dict[str, Any]:
+def _ask(admin: str, token: str | None, question: Question) -> dict[str, Any]:
     asked = [("listener", question.listener), ("method", question.method), ("authority", question.authority)]
     if question.identity is not None:
         asked.append(("identity", question.identity))
@@ -137,13 +139,10 @@ def _ask(admin: str, question: Question) -> dict[str, Any]:
     if question.claims is not None:
         asked.append(("claims", json.dumps(question.claims)))
     try:
-        with urllib.request.urlopen(f"{admin.rstrip('/')}/explain?{urlencode(asked)}", timeout=5) as answer:  # noqa: S310
-            found: dict[str, Any] = json.loads(answer.read())
-            return found
-    except urllib.error.HTTPError as error:
-        raise click.ClickException(error.read().decode().strip()) from None
-    except (OSError, ValueError) as error:
-        raise click.ClickException(f"{admin} does not answer: {error}") from None
+        found: dict[str, Any] = ask(admin, f"/explain?{urlencode(asked)}", token=token)
+    except AdminError as error:
+        raise click.ClickException(str(error)) from None
+    return found
 
 
 def _print(found: dict[str, Any]) -> None:

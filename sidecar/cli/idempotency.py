@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlencode
@@ -11,22 +11,9 @@ from urllib.parse import urlencode
 import click
 
 from sidecar.cli.ask import AdminError, ask
+from sidecar.cli.options import asks
 
 _COLOURS = {"done": "green", "running": "cyan", "released": "white", "unknown": "red", "unreadable": "red"}
-
-
-def _asks(command: Callable[..., None]) -> Callable[..., None]:
-    for option in (
-        click.option("--json", "as_json", is_flag=True, help="Print JSON."),
-        click.option(
-            "--token", metavar="TOKEN", envvar="SIDECAR_ADMIN_TOKEN", help="The admin token, if there is one."
-        ),
-        click.option(
-            "--admin", metavar="URL", default="http://127.0.0.1:9901", show_default=True, envvar="SIDECAR_ADMIN"
-        ),
-    ):
-        command = option(command)
-    return command
 
 
 @click.group(
@@ -46,7 +33,7 @@ def idempotency() -> None:
 @click.option("--state", type=click.Choice(["running", "done", "released", "unknown", "unreadable"]))
 @click.option("--after", metavar="RECORD", default="", help="Go on after this one.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True)
-@_asks
+@asks
 def list_records(*, state: str | None, after: str, limit: int, admin: str, token: str | None, as_json: bool) -> None:
     """Records, in the order of their ids."""
     query = {"after": after, "limit": str(limit)} | ({"state": state} if state is not None else {})
@@ -64,7 +51,7 @@ def list_records(*, state: str | None, after: str, limit: int, admin: str, token
 
 @idempotency.command()
 @click.argument("record")
-@_asks
+@asks
 def show(*, record: str, admin: str, token: str | None, as_json: bool) -> None:
     """One record."""
     _print(_ask(admin, f"/idempotency?{urlencode({'record': record})}", token), as_json=as_json)
@@ -75,7 +62,7 @@ def show(*, record: str, admin: str, token: str | None, as_json: bool) -> None:
 @click.option("--executed", "outcome", flag_value="executed", help="It was done: never execute this key again.")
 @click.option("--not-executed", "outcome", flag_value="not_executed", help="It was not done: the next RPC executes it.")
 @click.option("--by", metavar="NAME", envvar="USER", default="admin", help="Who settles it; noted in log and audit.")
-@_asks
+@asks
 def resolve(*, record: str, outcome: str | None, by: str, admin: str, token: str | None, as_json: bool) -> None:
     """Settle a record whose outcome is unknown. Find out first what the agent really did."""
     if outcome is None:

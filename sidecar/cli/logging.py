@@ -7,6 +7,7 @@ from urllib.parse import urlencode
 import click
 
 from sidecar.cli.ask import AdminError, ask
+from sidecar.cli.options import reaches
 from sidecar.telemetry.logs import LEVELS
 
 
@@ -20,8 +21,7 @@ from sidecar.telemetry.logs import LEVELS
     )
 )
 @click.argument("level", type=click.Choice(LEVELS), required=False)
-@click.option("--admin", default="http://127.0.0.1:9901", show_default=True, help="The sidecar's admin address.")
-@click.option("--token", envvar="SIDECAR_ADMIN_TOKEN", help="Its admin token, if it has one.")
+@reaches
 def logging(level: str | None, admin: str, token: str | None) -> None:
     """Show what a running sidecar logs, or change it to LEVEL and above.
 

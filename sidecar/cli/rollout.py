@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlencode
@@ -13,23 +13,9 @@ from urllib.parse import urlencode
 import click
 
 from sidecar.cli.ask import AdminError, ask
+from sidecar.cli.options import asks
 
 _COLOURS = {"promoted": "green", "rolled_back": "red", "paused": "yellow", "progressing": "cyan", "verifying": "cyan"}
-
-
-def _asks(command: Callable[..., None]) -> Callable[..., None]:
-    """How to reach the sidecar, and what to print."""
-    for option in (
-        click.option("--json", "as_json", is_flag=True, help="Print JSON."),
-        click.option(
-            "--token", metavar="TOKEN", envvar="SIDECAR_ADMIN_TOKEN", help="The admin token, if there is one."
-        ),
-        click.option(
-            "--admin", metavar="URL", default="http://127.0.0.1:9901", show_default=True, envvar="SIDECAR_ADMIN"
-        ),
-    ):
-        command = option(command)
-    return command
 
 
 @click.group(
@@ -48,7 +34,7 @@ def rollout() -> None:
 @rollout.command()
 @click.argument("cluster", required=False)
 @click.option("-w", "--watch", is_flag=True, help="Print every change, until it has ended.")
-@_asks
+@asks
 def status(*, cluster: str | None, watch: bool, admin: str, token: str | None, as_json: bool) -> None:
     """Where a rollout stands, and why; of all clusters that have one, if none is named."""
     shown: object = None
@@ -71,7 +57,7 @@ def _ordering(order: str, text: str) -> None:
     @rollout.command(order, help=text)
     @click.argument("cluster")
     @click.option("--by", metavar="NAME", envvar="USER", default="admin", help="Who asks; noted in log and audit.")
-    @_asks
+    @asks
     def run(*, cluster: str, by: str, admin: str, token: str | None, as_json: bool) -> None:
         query = urlencode({"cluster": cluster, "by": by})
         _print([_ask(admin, f"/rollout/{order}?{query}", token, form={})], as_json=as_json)

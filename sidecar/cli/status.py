@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from sidecar.cli.ask import AdminError, ask
+from sidecar.cli.options import reaches
 from sidecar.cli.rollout import lines as rollout_lines
 from sidecar.control.admin.dashboard import words
 from sidecar.control.admin.dashboard.alerts import happened, outcome, when
@@ -34,8 +35,7 @@ _CHANGES = 5
         "Exit codes: 0 nothing critical is wrong, 1 something is, or the sidecar does not answer, 2 wrong usage."
     ),
 )
-@click.option("--admin", metavar="URL", default="http://127.0.0.1:9901", show_default=True, envvar="SIDECAR_ADMIN")
-@click.option("--token", metavar="TOKEN", envvar="SIDECAR_ADMIN_TOKEN", help="The admin token, if there is one.")
+@reaches
 @click.option("-w", "--watch", is_flag=True, help="Look again and again, until Ctrl-C.")
 @click.option(
     "--interval", type=click.FloatRange(min=0.2), default=2.0, show_default=True, help="Seconds, with --watch."

@@ -1,10 +1,12 @@
 """Commands of the pages, run as they stand, but for addresses: a caller's sidecar, an agent's, and an agent.
 
-docs/getting-started.md and docs/agents.md are run by journeys of their own; `NOT_RUN` says of every other command why it is not.
+docs/getting-started.md and docs/agents.md are run by journeys of their own, other commands in `test_staged_commands.py`; `NOT_RUN` says of
+each why it is not here.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -27,18 +29,23 @@ JOURNEYS = {
 # How a command begins → why it is not run here.
 NOT_RUN = {
     "make ": "minutes of measuring, for people",
-    "agent-server run --otlp": "serves until it is stopped; tests/journeys/test_agent_telemetry.py",
-    "agent-server run --agents agent_server.agents.workflow --database": "tests/journeys/test_employees.py",
-    "python -m clients.python --target 127.0.0.1:50051 execute run": "tests/journeys/test_employees.py",
-    "sidecar alerts test": "needs receivers; tests/journeys/test_alerts.py",
-    "sidecar drill": "takes its time; tests/journeys/test_drill.py",
-    "sidecar rollout": "needs versions; tests/journeys/test_rollout.py",
-    "sidecar idempotency show": "needs an unknown outcome; tests/journeys/test_idempotency_admin.py",
-    "sidecar idempotency resolve": "needs an unknown outcome; tests/journeys/test_idempotency_admin.py",
-    "sidecar audit verify": "needs a signed log; tests/faults/test_audit.py",
 }
-# Of commands that tell a default administration address nothing.
-ADMIN = re.compile(r"^sidecar (alerts list|idempotency list|logging)\b(?!.*--admin)")
+STAGED = "tests/docs/test_staged_commands.py"
+# These have a stage of their own there.
+NOT_RUN |= dict.fromkeys(
+    (
+        "agent-server run --otlp",
+        "agent-server run --agents agent_server.agents.workflow --database",
+        "python -m clients.python --target 127.0.0.1:50051 execute run",
+        "sidecar alerts test",
+        "sidecar drill",
+        "sidecar rollout",
+        "sidecar idempotency show",
+        "sidecar idempotency resolve",
+        "sidecar audit verify",
+    ),
+    STAGED,
+)
 
 
 def pages() -> list[tuple[Block, str]]:
@@ -71,8 +78,6 @@ class Stage:
             "localhost:8443": self.pair.direct.replace("127.0.0.1", "localhost"),
             "10.0.0.5:8443": self.pair.direct,
         }
-        if ADMIN.match(line):
-            line = f"{line} --admin 127.0.0.1:9901"
         for documented, ours in addresses.items():
             line = line.replace(documented, ours)
         return re.sub(r"^sidecar ", f"{sys.executable} -m sidecar.cli.main ", line)
@@ -101,7 +106,14 @@ def test_the_command_runs(stage: Stage, block: Block, line: str) -> None:
         pytest.skip(f"{program} is not installed")
     line = stage.adapted(line).replace("-servername data", "-servername server")
     done = subprocess.run(
-        ["bash", "-c", line], cwd=stage.folder, capture_output=True, text=True, timeout=60, check=False
+        ["bash", "-c", line],
+        cwd=stage.folder,
+        # What tells no administration address means the callers' sidecar.
+        env={**os.environ, "SIDECAR_ADMIN": stage.pair.outbound.admin},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert done.returncode == 0, f"{line}\n{done.stdout[-500:]}\n{done.stderr[-800:]}"
 

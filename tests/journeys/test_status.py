@@ -74,6 +74,31 @@ def test_when_nobody_answers(tmp_path: Path) -> None:
     assert f"no sidecar answers at unix:{tmp_path}/none: No such file or directory" in found.stderr
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "status --json",
+        "logging",
+        "alerts list",
+        "explain --listener app --method /p.S/M --admin ADMIN",
+        "explain --listener app --method /p.S/M --admin http://ADMIN/",
+        "check --wait 0s --admin ADMIN",
+    ],
+)
+def test_commands_find_their_sidecar_and_its_token_in_the_environment(command: str, sidecar: Sidecar) -> None:
+    words = command.replace("ADMIN", sidecar.admin).split()
+    environ = {**os.environ, "SIDECAR_ADMIN": sidecar.admin, "SIDECAR_ADMIN_TOKEN": TOKEN}
+    asked = [sys.executable, "-m", "sidecar", *words]
+    found = subprocess.run(asked, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
+    # Status says that the cluster has nobody.
+    assert (found.returncode, found.stderr) == (1 if words[0] == "status" else 0, "")
+    assert found.stdout
+    del environ["SIDECAR_ADMIN_TOKEN"]
+    asked += ["--token", TOKEN] if words[0] != "check" else []
+    again = subprocess.run(asked, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
+    assert (again.returncode, again.stderr) == (found.returncode, "")
+
+
 def test_watching_on_a_terminal(sidecar: Sidecar) -> None:
     """It draws again and again in the same place, in colour, until Ctrl-C."""
     ours, theirs = pty.openpty()
