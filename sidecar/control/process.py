@@ -15,6 +15,7 @@ from sidecar.control.certificates import Certificates
 from sidecar.control.drills.drills import Drills
 from sidecar.control.generation import Builder, Generation, direction_of, listener_options
 from sidecar.control.long_calls import LongCalls
+from sidecar.control.pulse import Pulse
 from sidecar.control.revocations import RevocationLists
 from sidecar.control.rpc_series import RpcSeries
 from sidecar.control.wall_clock import WallClock
@@ -53,9 +54,6 @@ class State(enum.Enum):
     STOPPED = "stopped"
 
 
-_LAG_INTERVAL = 0.1
-
-
 class Process:
     """The sidecar itself. `start` binds and serves, `reload` replaces the generation, `drain` ends it without losing a call."""
 
@@ -84,7 +82,7 @@ class Process:
         self._builder = Builder(runtime, self._flusher, self.certificates, self.rollouts)
         self.launches = self._builder.launches
         self._watch = FileWatch(runtime.clock, self._files_changed)
-        self._wall_clock = WallClock(runtime.clock, self._clock_was_set)
+        self.pulse = Pulse(runtime, WallClock(runtime.clock, self._clock_was_set).look)
         self._reloads = {
             result: runtime.metrics.counter(names.CONFIG_RELOADS, result=result) for result in ("accepted", "rejected")
         }
@@ -114,7 +112,7 @@ class Process:
         for listener in self.listeners.values():
             listener.start()
         self.state = State.READY
-        self._tick(self.runtime.clock.monotonic())
+        self.pulse.start()
         self.alerts.begin()
         self.long_calls.start()
 
@@ -326,6 +324,7 @@ class Process:
             return
         self.drills.end("the sidecar stops")
         self.state = State.STOPPED
+        self.pulse.stop()
         self._watch.stop()
         self.alerts.stop()
         self.long_calls.stop()
@@ -357,13 +356,6 @@ class Process:
 
     # ── what is measured about the process ──
 
-    def _tick(self, due: float) -> None:
-        now = self.runtime.clock.monotonic()
-        self.runtime.lag.seconds = max(0.0, now - due)
-        self._wall_clock.look()
-        if self.state is not State.STOPPED:
-            self.runtime.clock.call_later(_LAG_INTERVAL, lambda: self._tick(now + _LAG_INTERVAL))
-
     def _clock_was_set(self, seconds: float) -> None:
         """When certificates of connected callers end was computed from the former time."""
         self.runtime.log.warning("the wall clock was set", extra={"seconds": round(seconds, 3)})
@@ -372,7 +364,6 @@ class Process:
 
     def _register_metrics(self) -> None:
         metrics = self.runtime.metrics
-        metrics.read(names.LOOP_LAG, lambda: [((), self.runtime.lag.seconds)])
         lines = self.runtime.lines
         metrics.read(names.LOG_LINES_DROPPED, lambda: [((), lines.dropped if lines is not None else 0)])
         metrics.read(names.CONFIG_GENERATION, lambda: [((), self.generation.number if self.generation else 0)])

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sidecar.clusters.cluster import Cluster
     from sidecar.config.root import Root
     from sidecar.runtime import Runtime
-    from sidecar.supervision.child import Ended
+    from sidecar.supervision.ended import Ended
 
 
 class Beside:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sidecar.supervision import keeper
+from sidecar.supervision.ended import Ended, killed_for_memory
 from sidecar.supervision.output import Lines
 from sidecar.supervision.serving import Answer, ask
 
@@ -58,26 +59,6 @@ class Launch:
     """Its output goes where ours goes, as it is, and not into our log."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """How a process has ended."""
-
-    code: int
-    """As the kernel counts: exit code, or minus the signal."""
-
-    @property
-    def signal(self) -> signal.Signals | None:
-        return signal.Signals(-self.code) if self.code < 0 else None
-
-    @property
-    def exit_code(self) -> int:
-        """As shells count: the exit code, or 128 + the signal."""
-        return 128 - self.code if self.code < 0 else self.code
-
-    def __str__(self) -> str:
-        return f"signal {self.signal.name}" if self.signal is not None else f"code {self.code}"
-
-
 class NotServing(Exception):
     """The process has ended, or does not serve in time; the text says which. `ended`: how it ended, if it has."""
 
@@ -97,6 +78,7 @@ class Child:
         self._runtime = runtime
         self._process: asyncio.subprocess.Process | None = None
         self._waiting: asyncio.Task[Ended] | None = None
+        self._killed_before = 0
 
     # ── life ──
 
@@ -104,6 +86,7 @@ class Child:
         """Raises OSError when there is no such command, or it cannot be run."""
         launch = self.launch
         command = _found(launch)
+        self._killed_before = killed_for_memory()
         outputs = {} if launch.passes_output else {name: os.pipe() for name in ("stdout", "stderr")}
         try:
             self._process = await asyncio.create_subprocess_exec(
@@ -174,7 +157,7 @@ class Child:
         code = await process.wait()
         # The leader is gone; whatever it left behind would keep its port, and answer in its place.
         _to_group(process.pid, signal.SIGKILL)
-        self.ended = Ended(code)
+        self.ended = Ended.of(code, self._killed_before)
         if readers:
             await asyncio.wait([each.ended for each in readers], timeout=_LAST_OUTPUT)
             for each in readers:

@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sidecar.runtime import Runtime
-    from sidecar.supervision.child import Ended, Launch
+    from sidecar.supervision.child import Launch
     from sidecar.supervision.config import AgentConfig
+    from sidecar.supervision.ended import Ended
     from sidecar.supervision.surroundings import Surroundings
 
 _LOOK_EVERY = 1.0

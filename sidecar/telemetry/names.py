@@ -191,6 +191,9 @@ CERTIFICATE_EXPIRY = MetricName(
     "sidecar_certificate_expiry_timestamp_seconds", "gauge", "When a certificate in use ends.", ("file",)
 )
 LOOP_LAG = MetricName("sidecar_loop_lag_seconds", "gauge", "How late the event loop ran its last tick.")
+LOOP_LATE = MetricName(
+    "sidecar_loop_late_seconds_total", "counter", "By how much all ticks of the event loop, ten a second, were late."
+)
 DEFECTS = MetricName("sidecar_defects_total", "counter", "Exceptions that should not be; see the log.", ("where",))
 
 FAULTS = MetricName("sidecar_faults_total", "counter", "Faults injected on purpose.", ("listener", "route", "kind"))

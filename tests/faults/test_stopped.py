@@ -22,7 +22,7 @@ def _key(name: str) -> tuple[tuple[str, str], ...]:
 
 async def _ends(pay: Any, name: str) -> grpc.StatusCode:
     try:
-        await pay(name.encode(), metadata=_key(name), timeout=0.5)
+        await pay(name.encode(), metadata=_key(name), timeout=0.8)
     except grpc.aio.AioRpcError as error:
         return error.code()
     return grpc.StatusCode.OK
@@ -40,6 +40,11 @@ async def test_callers_of_a_stopped_sidecar_time_out_and_nothing_runs_twice_afte
                 finally:
                     sidecar.signal(signal.SIGCONT)
                 assert set(ends) == {grpc.StatusCode.DEADLINE_EXCEEDED}
+                # Whether it was stopped or something held its loop: callers felt it, so it is told.
+                still = await asyncio.to_thread(
+                    sidecar.wait_for_log, lambda line: line.get("event") == "the event loop stood still"
+                )
+                assert still["seconds"] > 0.5
                 assert await pay(b"first", metadata=_key("first"), timeout=LIMIT) == first
                 assert await pay(b"after", metadata=_key("after"), timeout=LIMIT)
                 assert sidecar.get("/livez")[0] == 200

@@ -191,7 +191,8 @@ async def test_a_crash_is_followed_by_a_restart(tmp_path: Path) -> None:
             os.kill(former, signal.SIGKILL)
             agent = await it.until(it.restarted(former))
         assert recovered(agent) == [("crash", "restart", "done")]
-        assert agent["recoveries"][0]["cause"] == "it ended with signal SIGKILL"
+        # The kernel counts for the whole machine: a test beside this one may lack memory.
+        assert agent["recoveries"][0]["cause"].startswith("it ended with signal SIGKILL")
         # What ran there, and what came in the moment before the loss was known.
         it.report("crash")
         assert it.cut() <= 2 * CALLERS

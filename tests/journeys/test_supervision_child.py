@@ -18,7 +18,8 @@ import pytest
 from sidecar.clock import Deadlines, LoopClock
 from sidecar.proxy.holding import Holding
 from sidecar.runtime import Runtime
-from sidecar.supervision.child import Child, Ended, Launch, NotServing
+from sidecar.supervision.child import Child, Launch, NotServing
+from sidecar.supervision.ended import Ended
 from sidecar.supervision.serving import Answer
 from sidecar.telemetry.metrics import Metrics
 from tests.support.processes import ROOT

@@ -71,6 +71,10 @@ class FakeClock:
             self._wall += when - self._monotonic
             self._monotonic = when
 
+    def block(self, seconds: float) -> None:
+        """Move `seconds` ahead while something holds the loop: timers that became due run late, at the next `advance`."""
+        self._move_to(self._monotonic + seconds)
+
     def jump(self, seconds: float) -> None:
         """Set the wall clock, as an administrator or NTP does: monotonic time and timers do not notice."""
         self._wall += seconds

@@ -7,6 +7,7 @@ import signal
 from typing import TYPE_CHECKING
 
 from sidecar.control.workers.worker import Given, Worker, WorkerState
+from sidecar.supervision.ended import Ended
 from sidecar.telemetry import names
 from sidecar.transport.bind import bind_shared, shown_address
 
@@ -100,10 +101,10 @@ class Fleet:
             worker = self.workers[given.number - 1]
             began = self._clock.monotonic()
             try:
-                code = await worker.run()
+                ended = await worker.run()
             except OSError as error:
                 self._log.error("worker cannot be started", extra={"worker": given.number, "cause": str(error)})
-                code = 1
+                ended = Ended(1)
             if self.is_draining or self._ending.is_set():
                 return
             if not self._readied.is_set():
@@ -113,7 +114,7 @@ class Fleet:
                 return
             pause = _FIRST_PAUSE if self._clock.monotonic() - began >= _PROVEN else pause
             wait = pause * (1 + 0.2 * self._runtime.random.random())
-            extra = {"worker": given.number, "exit": ended(code), "seconds": round(wait, 3)}
+            extra = {"worker": given.number, "exit": str(ended), "seconds": round(wait, 3)}
             self._log.error("worker died, its connections are lost; another one follows", extra=extra)
             self.restarts[given.number - 1] += 1
             attempt += 1
@@ -185,7 +186,3 @@ class Fleet:
             {"worker": each.number, "pid": each.pid, "state": each.state.value, "restarts": restarts}
             for each, restarts in zip(self.workers, self.restarts, strict=True)
         ]
-
-
-def ended(code: int) -> str:
-    return f"signal {signal.Signals(-code).name}" if code < 0 else f"code {code}"

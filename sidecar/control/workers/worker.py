@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from sidecar.clock import sleep
 from sidecar.control.workers.place import VARIABLE, Place
+from sidecar.supervision.ended import Ended, killed_for_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -50,7 +51,7 @@ class Given:
 
 
 class Worker:
-    """One process. `run` starts it and returns its exit code when it has ended."""
+    """One process. `run` starts it and says how it has ended."""
 
     def __init__(self, given: Given, attempt: int, runtime: Runtime, on_ready: Callable[[], None]) -> None:
         self._runtime = runtime
@@ -65,8 +66,9 @@ class Worker:
     def pid(self) -> int | None:
         return self._process.pid if self._process is not None else None
 
-    async def run(self) -> int:
-        """The exit code; negative = the signal that ended it. Raises OSError when it cannot be started."""
+    async def run(self) -> Ended:
+        """Until it has ended. Raises OSError when it cannot be started."""
+        killed_before = killed_for_memory()
         given = self._given
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
@@ -91,7 +93,7 @@ class Worker:
             listening = self._runtime.spawn(self._listen(ours), f"worker {self.number} line")
             watching = self._runtime.spawn(self._watch(), f"worker {self.number} watch")
             try:
-                return await self._process.wait()
+                return Ended.of(await self._process.wait(), killed_before)
             finally:
                 for task in (listening, watching):
                     task.cancel()
