@@ -1,6 +1,6 @@
 """What an RPC costs on the data path alone: both connections in memory, no sockets, no event loop.
 
-    python -m bench.path [--config relay|full] [--profile]      µs per RPC, best of five rounds
+    python -m bench.path [--config relay|full|refused] [--profile]  µs per RPC, best of five rounds
     python -m bench.path --bytecodes [--write]                  bytecodes per RPC of each configuration; --write keeps them
 
 Bytecodes are the same on every machine, so they guard against regressions where durations cannot: tests/house holds them to the
@@ -40,6 +40,7 @@ from sidecar.transport.socket import Flusher
 
 HERE = Path(__file__).resolve().parent
 BASELINE = HERE / "path.json"
+CONFIGS = ("relay", "full", "refused")
 CALLER = "spiffe://mesh.local/agent/client"
 PIPELINED = 16
 _WIDE = frames.settings({3: 2**31 - 1, 4: 4 * 2**20}) + frames.SETTINGS_ACK + frames.window_update(0, 2**30)
@@ -143,6 +144,8 @@ class MemoryPath:
         self.down.out.clear()
         self.up.out.clear()
         self.done = 0
+        # Of the refused ones, the first was not.
+        self.serves = name != "refused"
         self.rounds(2)
         self.down.receive(frames.SETTINGS_ACK, 0.0)
 
@@ -157,6 +160,8 @@ class MemoryPath:
                 block = shrunk + REQUEST + literal(b"traceparent", b"00-" + text + b"-" + text[:16] + b"-00")
                 block += literal(b"x-request-id", text)
                 requests += [frames.header(len(block), 1, 4, stream), block, frames.header(105, 0, 1, stream), MESSAGE]
+                if each and not self.serves:
+                    continue
                 head = shrunk + HEAD
                 responses += [frames.header(len(head), 1, 4, stream), head, frames.header(105, 0, 0, stream), MESSAGE]
                 responses += [frames.header(len(TRAILERS), 1, 5, stream), TRAILERS]
@@ -228,7 +233,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m bench.path", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--config", default="full", help="which of bench/*.yaml")
+    parser.add_argument("--config", default="full", help="which of bench/*.yaml (relay, full, refused)")
     parser.add_argument("--rounds", type=int, default=600, help=f"of {PIPELINED} RPCs each")
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--bytecodes", action="store_true")
@@ -237,7 +242,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="sidecar-bench-") as made:
         folder = Path(made)
         if args.bytecodes:
-            figures = {name: bytecodes(name, folder) for name in ("relay", "full")}
+            figures = {name: bytecodes(name, folder) for name in CONFIGS}
             print(json.dumps({python(): figures}))
             if args.write:
                 kept = json.loads(BASELINE.read_text()) if BASELINE.exists() else {}

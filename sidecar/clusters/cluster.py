@@ -90,6 +90,8 @@ class Cluster:
         self.is_panicking = False
         # Why it gets nothing at all for now: what is behind it is being started or repaired.
         self.held: Rejection | None = None
+        # What was said last of why it gets nothing, and until when (monotonic seconds) that is said again.
+        self._refused: tuple[Rejection | None, float] = None, 0.0
         # Since when each endpoint of the picker has been in it; the timer is that of the next step of a slow start.
         self._since: dict[Endpoint, float] = {}
         self._ramp: Timer | None = None
@@ -117,9 +119,17 @@ class Cluster:
         )
 
     def _refusal(self) -> Rejection:
+        """The same one for a millisecond, unless something changes: callers of a cluster that is away come in floods."""
         if self.held is not None:
             return self.held
         now = self._runtime.clock.monotonic()
+        known, until = self._refused
+        if known is None or now >= until:
+            known = self._explained(now)
+            self._refused = known, now + 0.001
+        return known
+
+    def _explained(self, now: float) -> Rejection:
         endpoints = self._endpoints.values()
         if len(endpoints) == 1:
             return next(iter(endpoints)).refusal(now)
@@ -220,6 +230,7 @@ class Cluster:
         """Something about an endpoint has changed: a new snapshot of those that get RPCs."""
         if self._closed:
             return
+        self._refused = None, 0.0
         endpoints = tuple(self._endpoints.values())
         ready = [each for each in endpoints if each.is_ready]
         fit = [each for each in ready if each.vitals.is_fit]

@@ -8,6 +8,9 @@ from enum import IntEnum
 class StatusCode(IntEnum):
     """A gRPC status code as it stands in `grpc-status`."""
 
+    # As it is equal to its number; Enum would look for its name each time.
+    __hash__ = int.__hash__
+
     OK = 0
     CANCELLED = 1
     UNKNOWN = 2

@@ -25,6 +25,8 @@ _REQUEST_PSEUDO = frozenset({b":method", b":scheme", b":authority", b":path"})
 _RESPONSE_PSEUDO = frozenset({b":status"})
 _SUSPECT = _CONNECTION_SPECIFIC | {b"te", b"content-length"}
 
+_WORK = 800
+"""Bytes of DATA that are as much work as a header block; a step is a measure of work."""
 _RESET_IDS_KEPT = 1024
 _RESET_AT_ONCE = 10
 """What a reset costs that comes together with its request: no caller does that often, and the request has cost us work."""
@@ -545,8 +547,12 @@ class Connection:
             elif kind == 0x1 and flags & 0x2C == 0x4 and stream_id:
                 # Neither padded, nor with priority, nor continued: what every gRPC library sends.
                 self._header_block(stream_id & 0x7FFFFFFF, data[start:stop], flags & 0x1)
+                if step:
+                    last -= _WORK
             elif kind == 0x1:
                 self._read_headers(stream_id & 0x7FFFFFFF, flags, data, start, stop)
+                if step:
+                    last -= _WORK
             else:
                 self._read_other(kind, flags, stream_id & 0x7FFFFFFF, data[start:stop])
             if self.closed:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from sidecar.runtime import Runtime
     from sidecar.store.interface import Store
 
+_REFUSALS_KEPT = 64
 _RETRY_STORE = 1.0
 """Seconds after which a caller may try again when the store is lost."""
 
@@ -258,6 +259,7 @@ class _Limit:
         self.pauses = runtime.metrics.counter(names.LIMIT_PAUSES, listener=runtime.listener, limit=config.name)
         self._undecided = runtime.metrics.counter(names.LIMIT_STORE_ERRORS, decision=config.on_store_error, **labels)
         self._is_store_lost = False
+        self._known: dict[int, Rejection] = {}
 
     # ── shared ──
 
@@ -318,16 +320,26 @@ class _Limit:
         return self.refusal(wait)
 
     def refusal(self, wait: float) -> Rejection:
+        """The same one for all that may come again in the same millisecond: in a flood, nearly all of them."""
+        milliseconds = -int(-wait * 1000 // 1)
+        known = self._known.get(milliseconds)
+        if known is not None:
+            return known
         config = self.config
         rule = f"{config.rate} per {self.what}, burst {self.burst}"
-        return Reason.RATE_LIMITED.reject(
-            f"rate limit {config.name}: {rule}; come back in {wait:.3f} s",
-            retry_after=wait,
+        seconds = milliseconds / 1000
+        made = Reason.RATE_LIMITED.reject(
+            f"rate limit {config.name}: {rule}; come back in {seconds:.3f} s",
+            retry_after=seconds,
             details=(QuotaFailure((QuotaViolation(f"rate_limit:{config.name}", f"{config.unit}s: {rule}"),)),),
             limit=config.name,
             rate=config.rate,
             burst=self.burst,
             per=self.what,
             unit=config.unit,
-            waitSeconds=f"{wait:.3f}",
+            waitSeconds=f"{seconds:.3f}",
         )
+        if len(self._known) >= _REFUSALS_KEPT:
+            self._known.clear()
+        self._known[milliseconds] = made
+        return made

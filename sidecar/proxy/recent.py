@@ -35,33 +35,40 @@ class RecentRefusals:
     __slots__ = ("_kinds", "total")
 
     def __init__(self) -> None:
-        # (listener, route, method, identity, reason) → the newest, and how many there were; the newest kind last.
-        self._kinds: dict[tuple[str, str, str, str | None, Reason], tuple[Refusal, int]] = {}
+        # (listener, route, method, identity, reason) → (how many, when the newest was, what it was told, its address and
+        # request id); the newest kind last. A flood comes through here, so words are made for whoever asks.
+        self._kinds: dict[tuple[str, str, str, str | None, Reason], tuple[int, float, Rejection, str, bytes]] = {}
         self.total = 0
 
     def note(self, call: Call, rejection: Rejection) -> None:
         """`call` is being refused with `rejection`."""
         self.total += 1
         kinds = self._kinds
-        edge, plan = call.edge, call.plan
-        refusal = Refusal(
-            call.connection.now,
-            edge.name,
-            plan.route,
-            call.path[:_LONGEST],
-            (call.identity or "")[:_LONGEST],
-            call.peer.address,
-            rejection.code.name,
-            rejection.reason.name,
-            rejection.message[:_LONGEST],
-            call.request_id_text,
-        )
-        key = (edge.name, plan.route, refusal.method, call.identity, rejection.reason)
+        key = (call.edge.name, call.plan.route, call.path[:_LONGEST], call.identity, rejection.reason)
         former = kinds.pop(key, None)
-        kinds[key] = (refusal, 1 if former is None else former[1] + 1)
+        count = 1 if former is None else former[0] + 1
+        kinds[key] = (count, call.connection.now, rejection, call.peer.address, call.request_id[1])
         if len(kinds) > KEPT:
             del kinds[next(iter(kinds))]
 
     def newest(self, count: int = KEPT) -> list[tuple[Refusal, int]]:
         """The newest of each kind with how many there were, the newest kind first."""
-        return list(reversed(self._kinds.values()))[:count]
+        found = []
+        for key, (times, at, rejection, address, request_id) in reversed(self._kinds.items()):
+            listener, route, method, identity, reason = key
+            refusal = Refusal(
+                at,
+                listener,
+                route,
+                method,
+                (identity or "")[:_LONGEST],
+                address,
+                rejection.code.name,
+                reason.name,
+                rejection.message[:_LONGEST],
+                request_id.decode("ascii"),
+            )
+            found.append((refusal, times))
+            if len(found) == count:
+                break
+        return found

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from sidecar.grpc_wire.status import StatusCode
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from sidecar.grpc_wire.details import Detail
-    from sidecar.http2.hpack import Field
+    from sidecar.proxy.policy import Outcome
 
 DOMAIN = "sidecar"
 
@@ -81,6 +81,9 @@ class Reason(Enum):
     FAULT_INJECTED = (StatusCode.UNAVAILABLE, True, Kind.DRILL)
     DEFECT = (StatusCode.INTERNAL, False, Kind.DEFECT)
 
+    # Members are what they are; Enum would look for their names each time.
+    __hash__ = object.__hash__
+
     def __init__(self, code: StatusCode, repeatable: bool, kind: Kind) -> None:
         self.code = code
         self.repeatable = repeatable
@@ -117,6 +120,10 @@ class Reason(Enum):
         )
 
 
+Written: TypeAlias = "tuple[bytes, Outcome]"
+"""Trailers as they go out, and the end of the call that they mean."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rejection:
     """One refusal, complete: what the caller is told. `details` are further `google.rpc` messages (QuotaFailure …)."""
@@ -127,5 +134,5 @@ class Rejection:
     retry_after: float | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     details: tuple[Detail, ...] = ()
-    fields: list[Field] = field(default_factory=list, init=False, repr=False, compare=False)
+    written: list[Written] = field(default_factory=list, init=False, repr=False, compare=False)
     """What of it goes on the wire, once it did: policies that remember what they decided refuse many times alike."""

@@ -14,38 +14,58 @@ from sidecar.proxy.rejection import DOMAIN
 from sidecar.proxy.relay import MessagePipe
 
 if TYPE_CHECKING:
-    from sidecar.http2.hpack import Field
     from sidecar.proxy.call import Call
     from sidecar.proxy.policy import Answer
-    from sidecar.proxy.rejection import Rejection
+    from sidecar.proxy.rejection import Rejection, Written
 
 _OK = encode_field(b":status", b"200")
 _GRPC = encode_field(b"content-type", b"application/grpc")
 _ORIGIN = encode_field(b"x-sidecar-origin", b"sidecar")
 _OPENING = _OK[2] + _GRPC[2]
+_KEPT = 256
+_known: dict[tuple[object, ...], Written] = {}
+"""Refusals as they went out. Who is refused is refused again, mostly for the same reason and in the same millisecond: that must
+cost less than serving."""
 
 
 def reject(call: Call, rejection: Rejection) -> None:
     """End `call` with `rejection`: Trailers-Only, or trailers when initial metadata went out already."""
-    outcome = Outcome(rejection.code, rejection.message, Origin.SIDECAR, rejection.reason)
+    block, outcome = written(rejection)
     call.plan.runtime.refusals.note(call, rejection)
     if call.pending is not None:
         # The caller does not read; trailers would wait behind half a message. It learns of the end at once.
         call.reset(ErrorCode.CANCEL)
         call.end(outcome)
         return
-    fields = status_fields(rejection)
-    block = b"".join([field[2] for field in fields])
     if not call.responded:
         block = _OPENING + block + call.request_id[2]
     call.send_end(block)
     call.end(outcome)
 
 
-def status_fields(rejection: Rejection) -> list[Field]:
-    """The trailer fields of a refusal: status, message, whose it is, when to come back, and the details (AIP-193)."""
-    if rejection.fields:
-        return rejection.fields
+def written(rejection: Rejection) -> Written:
+    """The trailers of a refusal: status, message, whose it is, when to come back, and the details (AIP-193).
+
+    Times are whole milliseconds, rounded up: a caller that comes back a fraction early is refused again.
+    """
+    if rejection.written:
+        return rejection.written[0]
+    code, message, wait = rejection.code, rejection.message, rejection.retry_after
+    milliseconds = None if wait is None else -int(-wait * 1000 // 1)
+    key = (rejection.reason, code, message, milliseconds, tuple(rejection.metadata.items()), rejection.details)
+    found = _known.get(key)
+    if found is None:
+        if len(_known) >= _KEPT:
+            _known.clear()
+        found = _known[key] = (
+            _block(rejection, milliseconds),
+            Outcome(code, message, Origin.SIDECAR, rejection.reason),
+        )
+    rejection.written.append(found)
+    return found
+
+
+def _block(rejection: Rejection, milliseconds: int | None) -> bytes:
     code, message = rejection.code, rejection.message
     details = [ErrorInfo(rejection.reason.name, DOMAIN, rejection.metadata), *rejection.details]
     fields = [
@@ -53,14 +73,11 @@ def status_fields(rejection: Rejection) -> list[Field]:
         encode_field(b"grpc-message", percent_encode(message)),
         _ORIGIN,
     ]
-    if rejection.retry_after is not None:
-        details.append(RetryInfo(rejection.retry_after))
-        # Rounded up: a caller that comes back a fraction early is refused again.
-        milliseconds = -int(-rejection.retry_after * 1000 // 1)
+    if milliseconds is not None:
+        details.append(RetryInfo(milliseconds / 1000))
         fields.append(encode_field(b"grpc-retry-pushback-ms", b"%d" % milliseconds))
     fields.append(encode_field(b"grpc-status-details-bin", encode_binary(encode_status(code, message, details))))
-    rejection.fields.extend(fields)
-    return fields
+    return b"".join([field[2] for field in fields])
 
 
 def answer(call: Call, recorded: Answer, before: int) -> None:

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 _HIGH_WATER = 512 * 1024
 _LOW_WATER = 128 * 1024
-_STEP = 2048
+_STEP = 4096
 """Bytes of frames between two looks at the clock; few enough that what begins in them takes no longer than a slice."""
-_SLICE = 0.002
+_SLICE = 0.001
 """Seconds that what was read from one connection may take before others get their turn."""
 _SHARE = 0.001
 """Seconds per loop turn for all those together whose input took longer than a slice."""

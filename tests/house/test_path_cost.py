@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from bench.path import BASELINE, bytecodes, python
+from bench.path import BASELINE, CONFIGS, bytecodes, python
 
 ALLOWED = 1.03
 KEPT: dict[str, dict[str, int]] = json.loads(BASELINE.read_text())
 
 
-@pytest.mark.parametrize("config", ["relay", "full"])
+@pytest.mark.parametrize("config", CONFIGS)
 def test_bytecodes_per_rpc(config: str, tmp_path: Path) -> None:
     if python() not in KEPT:
         pytest.skip(f"bench/path.json has no figures of Python {python()}")
@@ -22,3 +22,7 @@ def test_bytecodes_per_rpc(config: str, tmp_path: Path) -> None:
         f"{config}: {now} bytecodes per RPC, {kept} in bench/path.json; "
         "if the feature is worth it: python -m bench.path --bytecodes --write"
     )
+
+
+def test_refusing_costs_less_than_serving(tmp_path: Path) -> None:
+    assert bytecodes("refused", tmp_path) < 0.8 * bytecodes("relay", tmp_path)

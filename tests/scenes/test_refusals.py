@@ -39,7 +39,7 @@ def test_a_refusal_with_everything() -> None:
     assert found.reason == "RATE_LIMITED"
     assert dict(found.metadata) == {"limit": "per-caller", "rate": "5/1s"}
     assert details(caller).message == rejection.message
-    assert detail(caller, RetryInfo).seconds == pytest.approx(1.2345)
+    assert detail(caller, RetryInfo).seconds == 1.235, "as in the pushback: whole milliseconds, rounded up"
     assert detail(caller, QuotaFailure).violations == (QuotaViolation("per-caller", "5/1s"),)
     assert scene.agent_streams == []
     assert scene.outcomes[0].origin is Origin.SIDECAR

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from sidecar.grpc_wire.details import QuotaFailure
 from sidecar.grpc_wire.status import StatusCode
-from sidecar.proxy.rejection import Kind, Reason
+from sidecar.proxy import reply
+from sidecar.proxy.rejection import Kind, Reason, Rejection
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "refusals.md"
 ROWS = {
@@ -37,3 +39,24 @@ def test_a_refusal_repeats_the_parts_of_its_message() -> None:
         {"httpStatus": "503"},
         None,
     )
+
+
+def test_what_is_written_is_remembered_and_never_mixed_up() -> None:
+    def refused(**more: object) -> Rejection:
+        return Reason.RATE_LIMITED.reject("too many", **more)  # type: ignore[arg-type]  # whatever a policy gives
+
+    first = refused(limit="a", retry_after=1.0)
+    assert reply.written(refused(limit="a", retry_after=0.9995)) is reply.written(first), "the same to a millisecond"
+    others = [
+        refused(limit="b", retry_after=1.0),
+        refused(limit="a", retry_after=1.001),
+        refused(limit="a"),
+        refused(limit="a", retry_after=1.0, code=StatusCode.ABORTED),
+        refused(limit="a", retry_after=1.0, details=(QuotaFailure(()),)),
+        Reason.OVERLOADED.reject("too many", limit="a", retry_after=1.0, code=first.code),
+    ]
+    assert len({reply.written(each)[0] for each in (first, *others)}) == 7
+    for number in range(1000):
+        refused(limit=str(number))
+        reply.written(refused(limit=str(number)))
+    assert len(reply._known) <= 256
