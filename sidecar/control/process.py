@@ -15,6 +15,7 @@ from sidecar.control.certificates import Certificates
 from sidecar.control.drills.drills import Drills
 from sidecar.control.generation import Builder, Generation, direction_of, listener_options
 from sidecar.control.long_calls import LongCalls
+from sidecar.control.memory import Tidying
 from sidecar.control.pulse import Pulse
 from sidecar.control.revocations import RevocationLists
 from sidecar.control.rpc_series import RpcSeries
@@ -83,6 +84,7 @@ class Process:
         self.launches = self._builder.launches
         self._watch = FileWatch(runtime.clock, self._files_changed)
         self.pulse = Pulse(runtime, WallClock(runtime.clock, self._clock_was_set).look)
+        self._tidying = Tidying(runtime)
         self._reloads = {
             result: runtime.metrics.counter(names.CONFIG_RELOADS, result=result) for result in ("accepted", "rejected")
         }
@@ -113,6 +115,7 @@ class Process:
             listener.start()
         self.state = State.READY
         self.pulse.start()
+        self._tidying.start()
         self.alerts.begin()
         self.long_calls.start()
 
@@ -325,6 +328,7 @@ class Process:
         self.drills.end("the sidecar stops")
         self.state = State.STOPPED
         self.pulse.stop()
+        self._tidying.stop()
         self._watch.stop()
         self.alerts.stop()
         self.long_calls.stop()

@@ -34,6 +34,11 @@ _ACCEPTED_AT_ONCE = 4
 _CROWD = 64
 """Connections whose input waits to be worked on, at which no others are accepted: each may hold what one read brings, 256 KiB."""
 
+_HANDSHAKES = 512
+"""Unfinished TLS handshakes: each holds up to 256 KiB, which nobody has shown a certificate for."""
+_FAIR_TIME = 1.0
+"""Seconds that a handshake may take however many others want a place; after that the oldest makes room."""
+
 
 @dataclass(frozen=True, slots=True)
 class ListenerOptions:
@@ -80,6 +85,8 @@ class Listener:
         self.accepted = 0
         self.refused = 0
         self.handshakes_failed = 0
+        # Those that are not finished, by when they began (monotonic seconds), oldest first.
+        self._handshakes: dict[asyncio.Task[None], float] = {}
         # A drill judges certificates as of a later time; 0 = none does.
         self.ahead = 0.0
         self.runtime = runtime
@@ -98,7 +105,7 @@ class Listener:
         self._loop.add_reader(self._listening.fileno(), self._accept)
 
     def _accept(self) -> None:
-        if self.flusher.behind >= _CROWD:
+        if self.flusher.behind >= _CROWD or not self._has_room():
             self._rest(0.02)
             return
         for _ in range(_ACCEPTED_AT_ONCE):
@@ -116,7 +123,21 @@ class Listener:
                 accepted.close()
                 continue
             self.accepted += 1
-            self.runtime.spawn(self._serve(accepted), f"accept {self.name}")
+            context = self._context()
+            task = self.runtime.spawn(self._serve(accepted, context), f"accept {self.name}")
+            if context is not None:
+                self._handshakes[task] = self.runtime.clock.monotonic()
+
+    def _has_room(self) -> bool:
+        """For the handshakes of one turn; the oldest of too many goes, if it has had time enough."""
+        handshakes = self._handshakes
+        while len(handshakes) > _HANDSHAKES - _ACCEPTED_AT_ONCE:
+            oldest, began = next(iter(handshakes.items()))
+            if self.runtime.clock.monotonic() - began < _FAIR_TIME:
+                return False
+            del handshakes[oldest]
+            oldest.cancel()
+        return True
 
     def _out_of_descriptors(self, error: OSError) -> None:
         """Accept with the reserve and hang up, so that the queue moves; then rest for a moment."""
@@ -139,10 +160,9 @@ class Listener:
         if self._listening.fileno() >= 0 and not self._paused:
             self._loop.add_reader(self._listening.fileno(), self._accept)
 
-    async def _serve(self, accepted: sockets.socket) -> None:
+    async def _serve(self, accepted: sockets.socket, context: ssl.SSLContext | None) -> None:
         inlet = Inlet(self)
         self.connections.add(inlet)
-        context = self._context()
         try:
             await self._loop.connect_accepted_socket(
                 inlet.protocol,
@@ -155,6 +175,10 @@ class Listener:
             self.runtime.log.info("handshake failed", extra={"listener": self.name, "cause": _handshake_cause(error)})
             accepted.close()
             inlet.leave()
+        finally:
+            task = asyncio.current_task()
+            if task is not None:
+                self._handshakes.pop(task, None)
 
     # ── reload and drain ──
 

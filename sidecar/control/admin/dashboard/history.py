@@ -5,15 +5,13 @@ Why not from /metrics? Whoever is on call may have no Prometheus at hand; what i
 
 from __future__ import annotations
 
-import os
-import resource
 from collections import deque
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from sidecar.alerts.machine import cpu_seconds
 from sidecar.alerts.measures import is_failure, quantile
+from sidecar.control.memory import resident_bytes
 from sidecar.control.process import State
 from sidecar.telemetry import names
 
@@ -249,11 +247,3 @@ def _total(all_totals: Iterable[Totals]) -> Totals:
         if each.buckets:
             whole.buckets = _sum(whole.buckets, each.buckets)
     return whole
-
-
-def resident_bytes() -> int:
-    """Memory that this process holds; its peak where the system does not tell the present."""
-    try:
-        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
