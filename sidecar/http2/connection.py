@@ -435,7 +435,8 @@ class Connection:
     def receive(self, data: bytes, now: float, step: int = 0) -> bool:
         """Take bytes that the peer sent at time `now` (monotonic seconds). Never raises on what a peer does.
 
-        With a `step`, only frames that begin within so many bytes are read: True = there are more, and `proceed` goes on.
+        With a `step`, only frames that begin within so many bytes are read, a header block counting for `_WORK` more:
+        True = there are more, and `proceed` goes on.
         """
         if self.closed:
             return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from sidecar.grpc_wire.status import StatusCode
     from sidecar.proxy.call import Call
     from sidecar.proxy.rejection import Reason, Rejection
 
@@ -35,9 +36,9 @@ class RecentRefusals:
     __slots__ = ("_kinds", "total")
 
     def __init__(self) -> None:
-        # (listener, route, method, identity, reason) → (how many, when the newest was, what it was told, its address and
-        # request id); the newest kind last. A flood comes through here, so words are made for whoever asks.
-        self._kinds: dict[tuple[str, str, str, str | None, Reason], tuple[int, float, Rejection, str, bytes]] = {}
+        # (listener, route, method, identity, reason) → (how many, when the newest was, its code and message, its address and
+        # request id); the newest kind last. A flood comes through here, so the rest is put into words for whoever asks.
+        self._kinds: dict[tuple[str, str, str, str | None, Reason], tuple[int, float, StatusCode, str, str, bytes]] = {}
         self.total = 0
 
     def note(self, call: Call, rejection: Rejection) -> None:
@@ -47,14 +48,15 @@ class RecentRefusals:
         key = (call.edge.name, call.plan.route, call.path[:_LONGEST], call.identity, rejection.reason)
         former = kinds.pop(key, None)
         count = 1 if former is None else former[0] + 1
-        kinds[key] = (count, call.connection.now, rejection, call.peer.address, call.request_id[1])
+        message = rejection.message[:_LONGEST]
+        kinds[key] = (count, call.connection.now, rejection.code, message, call.peer.address, call.request_id[1])
         if len(kinds) > KEPT:
             del kinds[next(iter(kinds))]
 
     def newest(self, count: int = KEPT) -> list[tuple[Refusal, int]]:
         """The newest of each kind with how many there were, the newest kind first."""
         found = []
-        for key, (times, at, rejection, address, request_id) in reversed(self._kinds.items()):
+        for key, (times, at, code, message, address, request_id) in reversed(self._kinds.items()):
             listener, route, method, identity, reason = key
             refusal = Refusal(
                 at,
@@ -63,9 +65,9 @@ class RecentRefusals:
                 method,
                 (identity or "")[:_LONGEST],
                 address,
-                rejection.code.name,
+                code.name,
                 reason.name,
-                rejection.message[:_LONGEST],
+                message,
                 request_id.decode("ascii"),
             )
             found.append((refusal, times))

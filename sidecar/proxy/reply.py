@@ -23,6 +23,8 @@ _GRPC = encode_field(b"content-type", b"application/grpc")
 _ORIGIN = encode_field(b"x-sidecar-origin", b"sidecar")
 _OPENING = _OK[2] + _GRPC[2]
 _KEPT = 256
+_LONGEST = 2048
+"""Bytes of trailers; longer ones repeat what a caller chose (a method's name), and must not be kept for it."""
 _known: dict[tuple[object, ...], Written] = {}
 """Refusals as they went out. Who is refused is refused again, mostly for the same reason and in the same millisecond: that must
 cost less than serving."""
@@ -55,12 +57,11 @@ def written(rejection: Rejection) -> Written:
     key = (rejection.reason, code, message, milliseconds, tuple(rejection.metadata.items()), rejection.details)
     found = _known.get(key)
     if found is None:
-        if len(_known) >= _KEPT:
-            _known.clear()
-        found = _known[key] = (
-            _block(rejection, milliseconds),
-            Outcome(code, message, Origin.SIDECAR, rejection.reason),
-        )
+        found = _block(rejection, milliseconds), Outcome(code, message, Origin.SIDECAR, rejection.reason)
+        if len(found[0]) <= _LONGEST:
+            if len(_known) >= _KEPT:
+                _known.clear()
+            _known[key] = found
     rejection.written.append(found)
     return found
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _HIGH_WATER = 512 * 1024
 _LOW_WATER = 128 * 1024
 _STEP = 4096
-"""Bytes of frames between two looks at the clock; few enough that what begins in them takes no longer than a slice."""
+"""Work, in bytes of DATA, between two looks at the clock; little enough that what begins in them takes no longer than a slice."""
 _SLICE = 0.001
 """Seconds that what was read from one connection may take before others get their turn."""
 _SHARE = 0.001

@@ -60,3 +60,6 @@ def test_what_is_written_is_remembered_and_never_mixed_up() -> None:
         refused(limit=str(number))
         reply.written(refused(limit=str(number)))
     assert len(reply._known) <= 256
+    kept = dict(reply._known)
+    reply.written(Reason.NO_ROUTE.reject("no route", method="/" + "x" * 60_000))
+    assert reply._known == kept, "nobody has us keep what is long"
